@@ -1,0 +1,339 @@
+"""One typed tree of settings: TOML in, `--section.key` overrides on top, checked once before anything starts."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from elaswave.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Numerics(StrEnum):
+    """How gradients are summed. `exact`: int64 fixed point, the same bits on any number of workers."""
+
+    EXACT = "exact"
+    FAST = "fast"
+
+
+class ZeroLayout(StrEnum):
+    """How optimizer state is cut: every layer D ways, or one flat buffer D ways."""
+
+    INTERLEAVED = "interleaved"
+    CONTIGUOUS = "contiguous"
+
+
+class Transport(StrEnum):
+    """How bulk data travels between workers. `auto`: shared memory on one host, TCP across hosts."""
+
+    AUTO = "auto"
+    SHM = "shm"
+    TCP = "tcp"
+
+
+class SnapshotMode(StrEnum):
+    """How a neighbour keeps its copy: shipped state, or shipped gradient and the same optimizer step replayed."""
+
+    STATE = "state"
+    GRADIENT = "gradient"
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(Section):
+    """The network that is trained."""
+
+    name: str = "gpt"
+    """Which model of `elaswave.models`."""
+    layers: PositiveInt = 4
+    """Number of transformer blocks."""
+    width: PositiveInt = 128
+    """Width of the residual stream; a multiple of heads."""
+    heads: PositiveInt = 4
+    """Attention heads per block."""
+    sequence_length: PositiveInt = 128
+    """Tokens per sample."""
+    vocabulary: Annotated[int, Field(ge=256)] = 256
+    """Number of token ids; bytes need 256."""
+    dropout: Share = 0.1
+    """Probability of zeroing an activation."""
+
+
+class Data(Section):
+    """Where samples come from."""
+
+    source: str = "stdlib"
+    """`stdlib` (Python's own source text), `text` (files) or `tokens` (a .bin memory map of uint16 ids)."""
+    path: str = ""
+    """File or folder for `text` and `tokens`."""
+
+
+class Training(Section):
+    """How long and how much."""
+
+    steps: PositiveInt = 100
+    """Optimizer steps of the whole run."""
+    train_batch_size: PositiveInt = 16
+    """Samples per step over the whole job; no event changes it."""
+    micro_batch_size: PositiveInt = 2
+    """Samples computed together; the unit of work that is shared out, its shape never changes."""
+    seed: int = 7
+    """Seed of initialisation, data order and dropout."""
+    numerics: Numerics = Numerics.EXACT
+    """`exact` or `fast`; part of the run's identity."""
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm; 0 turns clipping off."""
+    threads: PositiveInt = 1
+    """Torch threads per worker; fixed, since their number changes bits."""
+
+
+class Optimizer(Section):
+    """The update rule and its schedule."""
+
+    name: str = "adamw"
+    """`adamw`, or `module:Class` of any elementwise torch.optim.Optimizer."""
+    lr: Annotated[float, Field(gt=0)] = 3e-3
+    """Peak learning rate."""
+    min_lr: Annotated[float, Field(ge=0)] = 3e-4
+    """Learning rate at the end of the cosine."""
+    warmup_steps: Count = 5
+    """Steps of linear warm-up."""
+    beta1: Share = 0.9
+    """Decay of the first moment."""
+    beta2: Share = 0.95
+    """Decay of the second moment."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decoupled decay of matrices; vectors are not decayed."""
+
+
+class Parallelism(Section):
+    """How state is cut over workers."""
+
+    zero_layout: ZeroLayout = ZeroLayout.INTERLEAVED
+    """`interleaved` or `contiguous`."""
+
+
+class Elasticity(Section):
+    """How the job reacts to workers that come and go. Timeouts are ordered: heartbeat < suspicion < collective."""
+
+    min_workers: PositiveInt = 1
+    """Fewer live workers pause the job."""
+    wait_for_workers_s: Seconds = 120.0
+    """How long a paused or starting job waits for workers before it gives up."""
+    heartbeat_s: Seconds = 0.2
+    """Interval of heartbeats."""
+    suspicion_s: Seconds = 2.0
+    """Silence after which a worker or node is taken for dead (the lease)."""
+    collective_timeout_s: Seconds = 60.0
+    """Longest wait inside one communication."""
+    start_timeout_s: Seconds = 300.0
+    """Longest time from the start of a worker's process to its first hello."""
+    leave_timeout_s: Seconds = 20.0
+    """How long a planned leave may take before the worker is killed."""
+    spares: Count = 1
+    """Warm spare processes per node: imported and waiting, in the job within a fraction of a second."""
+    transport: Transport = Transport.AUTO
+    """`auto`, `shm` or `tcp`."""
+    bind: str = "127.0.0.1"
+    """Address that this node listens on; loopback unless told otherwise."""
+
+
+class Snapshot(Section):
+    """Per-step copies of the optimizer shards in other failure domains."""
+
+    copies: Count = 2
+    """Neighbours that hold a copy of each shard: as many members may die at once without loss."""
+    mode: SnapshotMode = SnapshotMode.STATE
+    """`state` or `gradient`."""
+    verify: bool = True
+    """Compare digests across holders before a recovered job resumes."""
+
+
+class Checkpoint(Section):
+    """Copies of the whole state on disk."""
+
+    every_steps: Count = 0
+    """Steps between checkpoints; 0 writes none."""
+    keep: PositiveInt = 2
+    """How many to keep."""
+    resume: str = ""
+    """Folder of a checkpoint to start from."""
+
+
+class Run(Section):
+    """The folder of the run and what is shown."""
+
+    name: str = "run"
+    """Goes into the folder's name."""
+    folder: str = "runs"
+    """Parent of all run folders; shared storage when the job spans hosts."""
+    progress: bool = True
+    """Show progress."""
+
+
+class Config(Section):
+    """Everything a run depends on."""
+
+    model: Model = Model()
+    data: Data = Data()
+    training: Training = Training()
+    optimizer: Optimizer = Optimizer()
+    parallelism: Parallelism = Parallelism()
+    elasticity: Elasticity = Elasticity()
+    snapshot: Snapshot = Snapshot()
+    checkpoint: Checkpoint = Checkpoint()
+    run: Run = Run()
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches per step over the whole job."""
+        return self.training.train_batch_size // self.training.micro_batch_size
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for problem in _problems(self):
+            raise problem
+        return self
+
+
+def _problems(config: Config) -> list[ConfigError]:
+    """Combinations that cannot work, each with its remedy."""
+    found: list[ConfigError] = []
+    train, model, elastic, optim = config.training, config.model, config.elasticity, config.optimizer
+    if train.train_batch_size % train.micro_batch_size:
+        found.append(
+            ConfigError(
+                "training.train_batch_size",
+                train.train_batch_size,
+                f"must be a multiple of training.micro_batch_size = {train.micro_batch_size}",
+            )
+        )
+    if model.width % model.heads:
+        found.append(
+            ConfigError("model.width", model.width, f"must be a multiple of model.heads = {model.heads}")
+        )
+    if config.data.source not in ("stdlib", "text", "tokens"):
+        found.append(ConfigError("data.source", config.data.source, "use stdlib, text or tokens"))
+    if config.data.source != "stdlib" and not config.data.path:
+        found.append(ConfigError("data.path", "", f"data.source = '{config.data.source}' needs a path"))
+    if optim.min_lr > optim.lr:
+        found.append(
+            ConfigError("optimizer.min_lr", optim.min_lr, f"must not exceed optimizer.lr = {optim.lr}")
+        )
+    if optim.warmup_steps > train.steps:
+        found.append(
+            ConfigError(
+                "optimizer.warmup_steps",
+                optim.warmup_steps,
+                f"must not exceed training.steps = {train.steps}",
+            )
+        )
+    if elastic.heartbeat_s * 2 > elastic.suspicion_s:
+        found.append(
+            ConfigError(
+                "elasticity.heartbeat_s",
+                elastic.heartbeat_s,
+                f"must be at most half of elasticity.suspicion_s = {elastic.suspicion_s}",
+            )
+        )
+    if elastic.suspicion_s >= elastic.collective_timeout_s:
+        found.append(
+            ConfigError(
+                "elasticity.suspicion_s",
+                elastic.suspicion_s,
+                f"must be below elasticity.collective_timeout_s = {elastic.collective_timeout_s}",
+            )
+        )
+    if config.micro_batches < elastic.min_workers:
+        found.append(
+            ConfigError(
+                "elasticity.min_workers",
+                elastic.min_workers,
+                f"a step has only {config.micro_batches} micro-batches; raise training.train_batch_size",
+            )
+        )
+    return found
+
+
+def from_mapping(values: Mapping[str, Any]) -> Config:
+    """Build a config from nested mappings.
+
+    Raises:
+        ConfigError: names the first wrong key, its value and the remedy.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file and apply `--section.key value` overrides.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or a key, value or combination is wrong.
+    """
+    return from_mapping(apply_overrides(_read(Path(path)), overrides))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError("--config", str(path), "no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError("--config", str(path), f"cannot be read as TOML: {error}") from error
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `values` with `--section.key value` or `--section.key=value` pairs applied."""
+    merged: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    words = list(overrides)
+    while words:
+        word = words.pop(0)
+        name, has_value, value = word.partition("=")
+        section, dot, key = name.removeprefix("--").partition(".")
+        if not name.startswith("--") or not dot:
+            raise ConfigError("command line", word, "write overrides as --section.key value")
+        if not has_value:
+            if not words:
+                raise ConfigError(name, "", "needs a value")
+            value = words.pop(0)
+        target = merged.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(section, target, "must be a section, [" + section + "]")
+        target[key.replace("-", "_")] = value
+    return merged
+
+
+def _explain(error: ValidationError) -> ConfigError:
+    """The first problem of a pydantic report, in our words."""
+    problem = error.errors()[0]
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return cause
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return ConfigError(key, problem["input"], f"unknown key; {_known(problem['loc'])}")
+    return ConfigError(key, problem["input"], problem["msg"][:1].lower() + problem["msg"][1:])
+
+
+def _known(location: tuple[int | str, ...]) -> str:
+    """The keys that would have been right at this place."""
+    section: Any = Config
+    for part in location[:-1]:
+        section = section.model_fields[str(part)].annotation
+    return "known here: " + ", ".join(sorted(section.model_fields))
