@@ -222,17 +222,13 @@ def _problems(config: Config) -> list[ConfigError]:
             )
         )
     if model.width % model.heads:
-        found.append(
-            ConfigError("model.width", model.width, f"must be a multiple of model.heads = {model.heads}")
-        )
+        found.append(ConfigError("model.width", model.width, f"must be a multiple of model.heads = {model.heads}"))
     if config.data.source not in ("stdlib", "text", "tokens"):
         found.append(ConfigError("data.source", config.data.source, "use stdlib, text or tokens"))
     if config.data.source != "stdlib" and not config.data.path:
         found.append(ConfigError("data.path", "", f"data.source = '{config.data.source}' needs a path"))
     if optim.min_lr > optim.lr:
-        found.append(
-            ConfigError("optimizer.min_lr", optim.min_lr, f"must not exceed optimizer.lr = {optim.lr}")
-        )
+        found.append(ConfigError("optimizer.min_lr", optim.min_lr, f"must not exceed optimizer.lr = {optim.lr}"))
     if optim.warmup_steps > train.steps:
         found.append(
             ConfigError(

@@ -45,12 +45,8 @@ class Kind(StrEnum):
     LEFT = "left"  # step, reason
     VIEW = "view"  # epoch, members [[rank, worker_id, pid]], reason, paused
     SPAN = "span"  # name (a Phase or Stage), t0, t1 (wall seconds), step, and the fields of the span
-    STEP_COMMITTED = (
-        "step_committed"  # step, epoch, loss, tokens, digest, micro_batches [ids of this rank], step_s
-    )
-    RECOVERY = (
-        "recovery"  # epoch, step, lost [ranks], cause, phases_s {phase: s}, recomputed, bytes_moved, plan
-    )
+    STEP_COMMITTED = "step_committed"  # step, epoch, loss, tokens, digest, micro_batches [ids of this rank], step_s
+    RECOVERY = "recovery"  # epoch, step, lost [ranks], cause, phases_s {phase: s}, recomputed, bytes_moved, plan
     FAULT = "fault"  # what, target_rank, target_pid, step, phase: written before it is done
     DEATH = "death"  # worker_id, rank, pid, evidence: written by the node's service
     SPARE = "spare"  # what (ready, activated), pid
