@@ -37,6 +37,7 @@ class View:
             `members` that is not in here was lost.
         paused: fewer members than the job may run with; wait for the next view.
         finished: some member has completed the last step; nobody is replaced any more.
+        term: how often the coordinator has changed hands; increases when a standby takes over.
     """
 
     epoch: int
@@ -45,6 +46,7 @@ class View:
     departed: frozenset[str] = frozenset()
     paused: bool = False
     finished: bool = False
+    term: int = 0
 
     def worker_ids(self) -> tuple[str, ...]:
         return tuple(member.worker_id for member in self.members)
@@ -62,4 +64,10 @@ class View:
 def lost_between(old: View, new: View) -> tuple[Member, ...]:
     """Members of `old` that died before `new`: such a view interrupts the step, any other waits for its end."""
     alive = set(new.worker_ids()) | new.departed
+    return tuple(member for member in old.members if member.worker_id not in alive)
+
+
+def absent_from(old: View, new: View) -> tuple[Member, ...]:
+    """Members of `old` that are not in `new`, whether they died or left on purpose."""
+    alive = set(new.worker_ids())
     return tuple(member for member in old.members if member.worker_id not in alive)

@@ -1,0 +1,46 @@
+"""The worker's half of a scenario: hurt this very process at an exact point of a step or a recovery."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from elaswave.events import Kind, Recorder
+from elaswave.faults.scenario import Fault, Scenario, What
+
+Probe = Callable[[int, str], None]
+
+
+def make_probe(scenario: Scenario, run_folder: Path, rank: Callable[[], int], recorder: Recorder) -> Probe:
+    """Return a function to be called with (step, point) at every point that a fault may name.
+
+    Each fault strikes each of its ranks once in the life of the run, whatever process holds the rank: claims are
+    files, so that a replacement that repeats the step is spared.
+    """
+    pending = list(enumerate(scenario.fault))
+
+    def probe(step: int, point: str) -> None:
+        for number, fault in pending:
+            if fault.own_point(rank(), step, point) and claim(run_folder, number, rank()):
+                strike(fault, step, point)
+
+    def strike(fault: Fault, step: int, point: str) -> None:
+        recorder.emit(
+            Kind.FAULT, what=str(fault.what), target_rank=rank(), target_pid=os.getpid(), step=step, phase=point
+        )
+        if fault.what is What.ERROR:
+            raise RuntimeError(f"injected at {point} of step {step}")
+        os.kill(os.getpid(), signal.SIGKILL if fault.what is What.KILL else signal.SIGSTOP)
+
+    return probe
+
+
+def claim(run_folder: Path, number: int, rank: int) -> bool:
+    """True for the first caller of the run, false for every other."""
+    folder = run_folder / "faults"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        os.close(os.open(folder / f"{number}-rank-{rank}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,70 @@
+"""Scenarios as TOML: what to do to whom, and when; read once, checked before anything starts."""
+
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from elaswave.errors import ConfigError
+from elaswave.events import Phase, Stage
+
+
+class What(StrEnum):
+    """What is done to the victim."""
+
+    KILL = "kill"  # SIGKILL
+    STOP = "stop"  # SIGSTOP: hangs until the lease runs out
+    ERROR = "error"  # an exception in the worker
+
+
+class Fault(BaseModel):
+    """One thing that happens once.
+
+    With a `phase` the victim does it to itself, at exactly that point; without one it is done from outside, as
+    soon as the step before `step` has been committed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: What = What.KILL
+    ranks: tuple[int, ...] = Field(min_length=1)
+    step: int = Field(ge=1)
+    phase: str | None = None
+
+    def own_point(self, rank: int, step: int, point: str) -> bool:
+        """Whether the victim itself acts when `rank` reaches `point` of `step`."""
+        return self.phase == point and rank in self.ranks and step >= self.step
+
+
+class Scenario(BaseModel):
+    """A list of faults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fault: tuple[Fault, ...] = Field(min_length=1)
+
+
+def load(path: str | Path) -> Scenario:
+    """Read a scenario.
+
+    Raises:
+        ConfigError: names the key, the value and the remedy.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ConfigError("--faults", str(path), "no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError("--faults", str(path), f"cannot be read as TOML: {error}") from error
+    try:
+        scenario = Scenario.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise ConfigError(f"{path}: {key}", problem["input"], problem["msg"]) from error
+    points = [str(point) for point in (*Stage, *Phase)]
+    for fault in scenario.fault:
+        if fault.phase is not None and fault.phase not in points:
+            raise ConfigError(f"{path}: fault.phase", fault.phase, "use one of " + ", ".join(points))
+    return scenario
