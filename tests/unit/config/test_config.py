@@ -1,0 +1,61 @@
+"""Every wrong key, value and combination is refused with the key, the value and the remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from elaswave.config import Config, apply_overrides, from_mapping, load
+from elaswave.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "remedy"),
+    [
+        ({"training": {"stpes": 1}}, "training.stpes", "known here: .*steps"),
+        ({"nope": {}}, "nope", "known here: .*training"),
+        ({"training": {"steps": 0}}, "training.steps", "greater than or equal to 1"),
+        ({"training": {"steps": "many"}}, "training.steps", "valid integer"),
+        ({"training": {"train_batch_size": 5}}, "training.train_batch_size", "multiple of training.micro_batch_size"),
+        ({"model": {"width": 10, "heads": 4}}, "model.width", "multiple of model.heads"),
+        ({"data": {"source": "web"}}, "data.source", "stdlib, text or tokens"),
+        ({"data": {"source": "text"}}, "data.path", "needs a path"),
+        ({"optimizer": {"lr": 1e-4, "min_lr": 1e-3}}, "optimizer.min_lr", "must not exceed"),
+        ({"training": {"steps": 2}}, "optimizer.warmup_steps", "must not exceed training.steps"),
+        ({"elasticity": {"heartbeat_s": 2.0}}, "elasticity.heartbeat_s", "half of elasticity.suspicion_s"),
+        ({"elasticity": {"suspicion_s": 90.0}}, "elasticity.suspicion_s", "below elasticity.collective_timeout_s"),
+        ({"elasticity": {"min_workers": 99}}, "elasticity.min_workers", "raise training.train_batch_size"),
+        ({"training": {"numerics": "sloppy"}}, "training.numerics", "exact.*fast"),
+    ],
+)
+def test_refused(values: dict, key: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=remedy) as caught:
+        from_mapping(values)
+    assert caught.value.key == key
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("[training]\nsteps = 50\nseed = 3\n")
+    config = load(path, ["--training.steps", "60", "--snapshot.verify=false", "--run.name=x"])
+    assert (config.training.steps, config.training.seed) == (60, 3)
+    assert config.snapshot.verify is False
+
+
+@pytest.mark.parametrize("words", [["steps"], ["--steps", "3"], ["--training.steps"]])
+def test_malformed_override(words: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        apply_overrides({}, words)
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load(tmp_path / "none.toml")
+    broken = tmp_path / "b.toml"
+    broken.write_text("[training\n")
+    with pytest.raises(ConfigError, match="TOML"):
+        load(broken)
+
+
+def test_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().training.steps = 3  # type: ignore[misc]

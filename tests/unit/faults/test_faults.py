@@ -1,0 +1,73 @@
+"""Scenarios are checked when read, and every fault strikes once."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from elaswave.errors import ConfigError
+from elaswave.events import Kind, Recorder
+from elaswave.faults.nemesis import Nemesis
+from elaswave.faults.probe import claim, make_probe
+from elaswave.faults.scenario import Fault, Scenario, What, load
+
+
+class Memory:
+    def __init__(self) -> None:
+        self.events: list[dict] = []
+
+    def emit(self, event: dict) -> None:
+        self.events.append(dict(event))
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "fault"),
+        ("[[fault]]\nranks=[]\nstep=1", "ranks"),
+        ("[[fault]]\nranks=[1]\nstep=1\nphase='lunch'", "use one of"),
+        ("[[fault]]\nranks=[1]\nstep=1\nwhen=3", "when"),
+        ("[[fault", "TOML"),
+    ],
+)
+def test_bad_scenarios(tmp_path: Path, text: str, match: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=match):
+        load(path)
+
+
+def test_a_claim_is_granted_once(tmp_path: Path) -> None:
+    assert claim(tmp_path, 0, 1)
+    assert not claim(tmp_path, 0, 1)
+    assert claim(tmp_path, 0, 2)
+
+
+def test_probe_strikes_at_its_point_only_once(tmp_path: Path) -> None:
+    memory = Memory()
+    fault = Fault(what=What.ERROR, ranks=(1,), step=3, phase="backward")
+    probe = make_probe(Scenario(fault=(fault,)), tmp_path, lambda: 1, Recorder((memory,)))
+    probe(2, "backward")
+    probe(3, "forward")
+    with pytest.raises(RuntimeError, match="injected"):
+        probe(3, "backward")
+    probe(3, "backward")
+    assert [event["kind"] for event in memory.events] == [Kind.FAULT]
+
+
+def test_nemesis_signals_the_process_that_holds_the_rank(tmp_path: Path) -> None:
+    memory = Memory()
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    nemesis = Nemesis(Scenario(fault=(Fault(ranks=(1,), step=3),)), tmp_path, Recorder((memory,)))
+    joined = {"kind": Kind.JOINED, "rank": 1, "pid": child}
+    nemesis.observe([joined, {"kind": Kind.STEP_COMMITTED, "step": 1}])
+    assert memory.events == []
+    nemesis.observe([{"kind": Kind.STEP_COMMITTED, "step": 2}])
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert memory.events[0]["target_pid"] == child
