@@ -1,0 +1,91 @@
+"""What an agent is told about the job: the seeds and timeouts on torchrun's command line and in the environment."""
+
+import json
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from elaswave.config import Elasticity, from_mapping
+from elaswave.errors import ConfigError
+
+DEFAULT_PORT = 29400
+SETTINGS = "ELASWAVE_ELASTICITY"
+"""A JSON object of `[elasticity]` settings; those of `--rdzv-conf` win over it."""
+SPARES = "ELASWAVE_SPARES"
+"""Warm spares per node; wins over both."""
+TORCH_CONF_KEYS = frozenset(
+    {
+        "timeout",
+        "join_timeout",
+        "last_call_timeout",
+        "close_timeout",
+        "heartbeat_timeout",
+        "keep_alive_interval",
+        "keep_alive_max_attempt",
+        "read_timeout",
+        "is_host",
+        "use_libuv",
+        "shutdown_timeout",
+        "rank",
+    }
+)
+"""Keys of `--rdzv-conf` that torchrun itself adds, or that other backends take."""
+
+
+def seeds_of(endpoint: str, max_nodes: int = 1) -> list[tuple[str, int]]:
+    """`host:port,host:port` as pairs; the port may be left out.
+
+    Raises:
+        ConfigError: empty although there are several nodes, or a port is not a number.
+    """
+    words = [word.strip() for word in endpoint.split(",") if word.strip()]
+    if not words:
+        if max_nodes == 1:
+            return [("127.0.0.1", free_port())]
+        raise ConfigError("--rdzv-endpoint", endpoint, "name one or more nodes as host:port,host:port")
+    return [_seed_of(word) for word in words]
+
+
+def _seed_of(word: str) -> tuple[str, int]:
+    host, colon, port = word.rpartition(":")
+    if not colon or word.endswith("]"):
+        host, port = word, str(DEFAULT_PORT)
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError("--rdzv-endpoint", word, f"write it as host:port, such as 10.0.0.1:{DEFAULT_PORT}")
+    return host.strip("[]"), int(port)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on right now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def settings_of(conf: Mapping[str, Any], environ: Mapping[str, str]) -> Elasticity:
+    """The elasticity settings from the environment and `conf`, checked like those of a config file.
+
+    Args:
+        conf: torchrun's `--rdzv-conf`; wins over the environment.
+        environ: environment variables.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is out of range.
+    """
+    given: dict[str, Any] = {}
+    if environ.get(SETTINGS):
+        try:
+            given.update(json.loads(environ[SETTINGS]))
+        except ValueError as error:
+            raise ConfigError(SETTINGS, environ[SETTINGS], f"must be a JSON object: {error}") from None
+    for key, value in conf.items():
+        if key in Elasticity.model_fields:
+            given[key] = value
+        elif key not in TORCH_CONF_KEYS:
+            known = ", ".join(sorted(Elasticity.model_fields))
+            raise ConfigError(f"--rdzv-conf {key}", value, f"unknown key; known are {known}")
+    if environ.get(SPARES):
+        given["spares"] = environ[SPARES]
+    # batch sizes are the workers' business: here they only have to be large enough for any number of workers
+    training = {"train_batch_size": 2**30, "micro_batch_size": 1}
+    return from_mapping({"elasticity": given, "training": training}).elasticity
