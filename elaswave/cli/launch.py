@@ -17,6 +17,7 @@ from elaswave.errors import ConfigError, LaunchError
 
 FAULTS = "ELASWAVE_FAULTS"
 """Path of the scenario that the workers inject into themselves."""
+WORKER_MODULE = "elaswave.train"
 STOP_MARGIN_S = 10.0
 """On top of a planned leave, for the processes to end."""
 
@@ -48,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
         workers=share(arguments.workers, arguments.agents),
         port=port,
         log_dir=str(folder / "logs"),
-        command=("elaswave.train", "--config", os.path.abspath(arguments.config), *overrides),
+        command=(WORKER_MODULE, "--config", os.path.abspath(arguments.config), *overrides),
         environment=_environment(config, folder, arguments.faults),
     )
     _say(f"run folder {os.path.relpath(folder)}")

@@ -76,7 +76,7 @@ def settings_of(conf: Mapping[str, Any], environ: Mapping[str, str]) -> Elastici
     if environ.get(SETTINGS):
         try:
             given.update(json.loads(environ[SETTINGS]))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ConfigError(SETTINGS, environ[SETTINGS], f"must be a JSON object: {error}") from None
     for key, value in conf.items():
         if key in Elasticity.model_fields:

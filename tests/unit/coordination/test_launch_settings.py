@@ -1,0 +1,60 @@
+"""What an agent is told: endpoints and settings, and clear words when they are wrong."""
+
+import json
+
+import pytest
+
+from elaswave.coordination.launch_settings import DEFAULT_PORT, SETTINGS, SPARES, seeds_of, settings_of
+from elaswave.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "seeds"),
+    [
+        ("a:1", [("a", 1)]),
+        ("a:1, b:2,", [("a", 1), ("b", 2)]),
+        ("a", [("a", DEFAULT_PORT)]),
+        ("[::1]:29500", [("::1", 29500)]),
+        ("[fe80::1]", [("fe80::1", DEFAULT_PORT)]),
+    ],
+)
+def test_endpoints(endpoint: str, seeds: list[tuple[str, int]]):
+    assert seeds_of(endpoint, max_nodes=4) == seeds
+
+
+def test_one_node_needs_no_endpoint():
+    ((host, port),) = seeds_of("", max_nodes=1)
+    assert host == "127.0.0.1"
+    assert port > 0
+
+
+@pytest.mark.parametrize("endpoint", ["", "a:", ":1", "a:b", "a:70000", "a:0"])
+def test_wrong_endpoints_are_named(endpoint: str):
+    with pytest.raises(ConfigError, match="--rdzv-endpoint"):
+        seeds_of(endpoint, max_nodes=2)
+
+
+def test_the_command_line_wins_over_the_environment():
+    environ = {SETTINGS: json.dumps({"suspicion_s": 3.0, "heartbeat_s": 0.5, "spares": 4}), SPARES: "2"}
+    settings = settings_of({"timeout": 900, "suspicion_s": "5"}, environ)
+    assert (settings.suspicion_s, settings.heartbeat_s, settings.spares) == (5.0, 0.5, 2)
+
+
+def test_many_workers_may_be_required():
+    assert settings_of({"min_workers": "1000"}, {}).min_workers == 1000
+
+
+@pytest.mark.parametrize(
+    ("conf", "environ", "complaint"),
+    [
+        ({"suspicion": "5"}, {}, "unknown key; known are .*suspicion_s"),
+        ({"suspicion_s": "soon"}, {}, "elasticity.suspicion_s"),
+        ({"heartbeat_s": "2", "suspicion_s": "1"}, {}, "at most half"),
+        ({}, {SETTINGS: "{"}, "must be a JSON object"),
+        ({}, {SETTINGS: "[1]"}, "must be a JSON object"),
+        ({}, {SPARES: "many"}, "elasticity.spares"),
+    ],
+)
+def test_wrong_settings_are_named(conf: dict[str, str], environ: dict[str, str], complaint: str):
+    with pytest.raises(ConfigError, match=complaint):
+        settings_of(conf, environ)

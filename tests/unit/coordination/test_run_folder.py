@@ -1,0 +1,38 @@
+"""Run folders get new names, `latest` follows, and places that cannot be used are refused in words."""
+
+from pathlib import Path
+
+import pytest
+
+from elaswave.coordination import run_folder
+from elaswave.errors import LaunchError
+
+
+def test_name_is_time_and_name(tmp_path: Path):
+    folder = run_folder.create(tmp_path / "runs", "my run/../x", wall_s=0.0)
+    assert folder.name == "19700101-000000-my-run-..-x"
+    assert (tmp_path / "runs" / "latest").resolve() == folder.resolve()
+
+
+def test_two_runs_in_one_second_do_not_share_a_folder(tmp_path: Path):
+    first, second = (run_folder.create(tmp_path, "a", wall_s=0.0) for _ in range(2))
+    assert first != second
+    assert (tmp_path / "latest").resolve() == second.resolve()
+
+
+def test_a_file_in_the_way_is_an_error(tmp_path: Path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(LaunchError, match=r"cannot make a run folder .* --run.folder"):
+        run_folder.create(tmp_path / "runs", "a")
+
+
+def test_a_full_disk_is_an_error(tmp_path: Path):
+    with pytest.raises(LaunchError, match=r"MiB are free in .* may need"):
+        run_folder.create(tmp_path, "a", space_bytes=2**60)
+
+
+def test_latest_that_is_a_folder_is_left_alone(tmp_path: Path):
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "latest" / "mine").write_text("")
+    assert run_folder.create(tmp_path, "a").is_dir()
+    assert (tmp_path / "latest" / "mine").exists()
