@@ -6,6 +6,9 @@ import torch
 
 from elaswave.memory import allocate
 
+Scalars = Mapping[str, float | int | bool | None]
+"""JSON-able values by name."""
+
 ALIGNMENT = 64
 """Bytes; every tensor begins at a multiple, which keeps vector loads aligned."""
 
@@ -34,3 +37,17 @@ class Block:
             name: self.raw[start : start + num_elements * dtype.itemsize].view(dtype)
             for start, (name, dtype) in zip(starts, self.kinds.items(), strict=True)
         }
+
+
+class Slot(Block):
+    """A block that is one version of a shard.
+
+    Attributes:
+        version: step after which the state was so; None while the bytes are not whole.
+        scalars: what is not per element, such as step counters; equal on every shard of a version.
+    """
+
+    def __init__(self, kinds: Mapping[str, torch.dtype], num_elements: int) -> None:
+        super().__init__(kinds, num_elements)
+        self.version: int | None = None
+        self.scalars: Scalars = {}
