@@ -119,7 +119,7 @@ class LocalWorkers:
     def _look_after(self, local_rank: int) -> None:
         rank = self._ranks[local_rank]
         if rank.start_s is not None:
-            if self._service.finished:
+            if self._finished:
                 self._end_rank(local_rank)
             elif self._now() >= rank.start_s:
                 self._start(local_rank, rank)
@@ -137,7 +137,7 @@ class LocalWorkers:
             exit_code=exit_code,
             lived_s=self._now() - rank.born_s,
             joined=rank.joined,
-            finished=self._service.finished,
+            finished=self._finished,
         )
         verdict = decide(death, rank.history, self._limits)
         rank.history = verdict.history
@@ -222,6 +222,12 @@ class LocalWorkers:
         return True
 
     @property
+    def _finished(self) -> bool:
+        """The last step has been done by somebody: nobody is replaced any more."""
+        view = self._service.view
+        return view is not None and view.finished
+
+    @property
     def _budget_left(self) -> bool:
         return any(rank.history.restarts < self._limits.max_restarts for rank in self._ranks.values())
 
@@ -235,7 +241,7 @@ class LocalWorkers:
         if len(self._spares) >= self._spares_wanted or self._spares_failed >= MAX_FAILED_SPARES:
             return
         view = self._service.view
-        if view is None or view.paused or self._service.finished or not self._budget_left:
+        if view is None or view.paused or view.finished or not self._budget_left:
             return
         if view.epoch != self._epoch:
             self._epoch, self._settled_s = view.epoch, self._now()
