@@ -40,13 +40,17 @@ class Stage(StrEnum):
 class Kind(StrEnum):
     """What happened; the comment names the fields that go with it."""
 
-    RUN = "run"  # config, name, workers
+    RUN = "run"  # config, name, workers, command (how to start the same again; may be absent)
     JOINED = "joined"  # epoch, step
     LEFT = "left"  # step, reason
     VIEW = "view"  # epoch, members [[rank, worker_id, pid]], reason, paused
     SPAN = "span"  # name (a Phase or Stage), t0, t1 (wall seconds), step, and the fields of the span
-    STEP_COMMITTED = "step_committed"  # step, epoch, loss, tokens, digest, micro_batches [ids of this rank], step_s
-    RECOVERY = "recovery"  # epoch, step, lost [ranks], cause, phases_s {phase: s}, recomputed, bytes_moved, plan
+    # step, epoch, loss, tokens (of the whole step), digest, micro_batches [ids of this rank], step_s,
+    # counted (micro-batches in the global sum, as the vote told; may be absent)
+    STEP_COMMITTED = "step_committed"
+    # epoch, step (the last committed one), lost [ranks], cause, phases_s {phase: s}, plan (its reason),
+    # recomputed (micro-batches this worker computes again), bytes_moved (received by this worker)
+    RECOVERY = "recovery"
     FAULT = "fault"  # what, target_rank, target_pid, step, phase: written before it is done
     DEATH = "death"  # worker_id, rank, pid, evidence: written by the node's service
     SPARE = "spare"  # what (ready, activated), pid
