@@ -7,6 +7,7 @@ ElasWaveError
 │   └── AuthenticationError         a peer does not know the job's secret
 ├── RefusedError                    the coordinator turned this worker away (other config, other torch)
 ├── PeerLost                        a member died: the attempt is over, the step is offered again
+├── Dismissed                       the job is done, or this node leaves it: a worker that waits is not needed
 ├── Fenced                          this process is no longer a member and must stop
 ├── DeadlineExceeded                a wait ended at its deadline
 ├── NumericsError                   a gradient left the range in which sums are exact
@@ -59,6 +60,10 @@ class PeerLost(ElasWaveError):
     def __init__(self, epoch: int) -> None:
         super().__init__(f"a member was lost; view {epoch} replaces the current one")
         self.epoch = epoch
+
+
+class Dismissed(ElasWaveError):
+    """The job is done, or this node leaves it: a spare or newcomer is not needed any more and may end well."""
 
 
 class Fenced(ElasWaveError):
