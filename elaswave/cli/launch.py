@@ -148,6 +148,7 @@ def _environment(config: Config, folder: Path, faults: str | None) -> dict[str, 
         run_folder.VARIABLE: str(folder),
         launch_settings.SETTINGS: json.dumps(config.elasticity.model_dump(mode="json", exclude_unset=True)),
         launch_settings.SPARES: str(config.elasticity.spares),
+        launch_settings.GRACE: "0.05",
         "OMP_NUM_THREADS": str(config.training.threads),
     }
     if faults is not None:

@@ -13,6 +13,8 @@ SETTINGS = "ELASWAVE_ELASTICITY"
 """A JSON object of `[elasticity]` settings; those of `--rdzv-conf` win over it."""
 SPARES = "ELASWAVE_SPARES"
 """Warm spares per node; wins over both."""
+GRACE = "ELASWAVE_GRACE_S"
+"""Seconds the first node waits for a primary that may be there already; short where there can be none."""
 TORCH_CONF_KEYS = frozenset(
     {
         "timeout",
@@ -41,7 +43,7 @@ def seeds_of(endpoint: str, max_nodes: int = 1) -> list[tuple[str, int]]:
     words = [word.strip() for word in endpoint.split(",") if word.strip()]
     if not words:
         if max_nodes == 1:
-            return [("127.0.0.1", free_port())]
+            return [("127.0.0.1", 0)]
         raise ConfigError("--rdzv-endpoint", endpoint, "name one or more nodes as host:port,host:port")
     return [_seed_of(word) for word in words]
 

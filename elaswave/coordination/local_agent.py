@@ -25,6 +25,7 @@ from torch.distributed.elastic.multiprocessing.api import (
 from elaswave.clock import Deadline
 from elaswave.coordination.local_workers import WORKER_ID, LocalWorkers, new_worker_id
 from elaswave.coordination.restart import Limits
+from elaswave.errors import Fenced
 
 if TYPE_CHECKING:
     from elaswave.coordination.rendezvous import ElasticRendezvous
@@ -106,6 +107,7 @@ class ElasticAgent(LocalElasticAgent):
                 state=WorkerState.SUCCEEDED,
                 return_values={worker.global_rank: None for worker in worker_group.workers},
             )
+        self._check_membership(context)
         self._book_pids(context, worker_group)
         result = super()._monitor_workers(worker_group)
         if result.state is WorkerState.HEALTHY:
@@ -113,6 +115,18 @@ class ElasticAgent(LocalElasticAgent):
         elif result.state is WorkerState.FAILED:
             self._remaining_restarts = 0  # every rank has used up its own
         return result
+
+    def _check_membership(self, context: PerRankContext) -> None:
+        """A node that was cut off comes back as a new one, with fresh workers; any other way out is the end."""
+        service = self._handler.node()
+        error = service.error
+        if error is None or (service.view is not None and service.view.finished):
+            return
+        if not isinstance(error, Fenced):
+            raise error
+        log.warning("elaswave: this node is no longer part of the job (%s); joining again as a new node", error)
+        context.workers.end_all()
+        context.workers.start_all(self._handler.enter())
 
     def _book_pids(self, context: PerRankContext, worker_group: WorkerGroup) -> None:
         """The base class compares its list of processes with the context's, and takes a difference for a bug."""

@@ -44,6 +44,7 @@ class _Rank:
     worker_id: str
     born_s: float
     joined: bool = False
+    processes: int = 0  # that came after the first
     history: History = field(default_factory=History)
     start_s: float | None = None  # when its next process is due; None while it has one
 
@@ -107,12 +108,27 @@ class LocalWorkers:
             )
         return RunProcsResult(failures=failures, stdouts=self._context.stdouts, stderrs=self._context.stderrs)
 
+    def end_all(self) -> None:
+        """Kill every process of this node."""
+        for local_rank in self._context._running_local_ranks:
+            _end(self._context.subprocess_handlers[local_rank])
+        self._end_spares()
+
+    def start_all(self, service: "NodeService") -> None:
+        """Have every rank that is not over start afresh, with another service."""
+        self._service, self._epoch = service, -1
+        for local_rank in self._context._running_local_ranks:
+            self._ranks[local_rank].start_s = self._now()
+
     def stop(self) -> None:
         """Kill the spares and end the tails; the ranks themselves are closed by torch."""
+        self._end_spares()
+        self._logs.stop()
+
+    def _end_spares(self) -> None:
         for spare in self._spares:
             _end(spare.handler)
         self._spares.clear()
-        self._logs.stop()
 
     # -- ranks ------------------------------------------------------------------------------------------------
 
@@ -169,11 +185,12 @@ class LocalWorkers:
         log.error("elaswave: local rank %d (pid %d) is not started again: %s", local_rank, pid, failure.message)
 
     def _start(self, local_rank: int, rank: _Rank) -> None:
-        destination = self._logs.for_restart(local_rank, rank.history.restarts)
+        rank.processes += 1
+        destination = self._logs.for_restart(local_rank, rank.processes)
         rank.worker_id = new_worker_id()
         env = self._context.envs[local_rank]
         env[WORKER_ID] = rank.worker_id
-        env["TORCHELASTIC_RESTART_COUNT"] = str(rank.history.restarts)
+        env["TORCHELASTIC_RESTART_COUNT"] = str(rank.processes)
         try:
             handler = self._spawn(local_rank, env, destination)
         except OSError as error:

@@ -6,12 +6,14 @@ every process that imports torch's rendezvous package: nothing heavy may be impo
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import socket
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +23,8 @@ from torch.distributed.elastic.rendezvous.api import (
     RendezvousParameters,
     RendezvousStoreInfo,
 )
+
+from elaswave.coordination.node_events import NodeEvents
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -90,6 +94,7 @@ class ElasticRendezvous(RendezvousHandler):
         self.supervised = False
         self._params = params
         self._service: NodeService | None = None
+        self._events = NodeEvents()
 
     def get_backend(self) -> str:
         return "elaswave"
@@ -119,54 +124,97 @@ class ElasticRendezvous(RendezvousHandler):
         return self._service
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """Start the node's service and set the workers' environment.
+        """Start the node's service, wait until it has found the job, and set the workers' environment.
 
         Rank and size are those at the start; workers take theirs from the view.
 
         Raises:
             LaunchError: the service could not be started, or a supervised worker gave up.
+            AuthenticationError, RefusedError, DeadlineExceeded: the job does not take this node in.
         """
-        from elaswave.coordination import bootstrap
         from elaswave.errors import LaunchError
 
         if self._service is None:
-            self._service = self._start_service()
+            self.enter()
         elif self.supervised:
-            raise LaunchError("a worker of this node gave up; its own message is above")
+            raise self._service.error or LaunchError("a worker of this node gave up; its own message is above")
         os.environ["TORCH_ELASTIC_WORKER_IDENTICAL"] = "1"  # ranks without store traffic, which would block latecomers
-        os.environ.update(self._service.worker_env())
-        os.environ[bootstrap.PARENT_PID] = str(os.getpid())
-        index = self._service.node_index
+        index = self.node().node_index
         size = max(index + 1, self._params.min_nodes)
         return RendezvousInfo(cast("Store", ExitBarrier(self)), index, size, RendezvousStoreInfo("127.0.0.1", 0))
+
+    def enter(self) -> "NodeService":
+        """Make this process a node of the job, in place of a service it had before; sets the workers' environment.
+
+        Raises:
+            LaunchError, AuthenticationError, RefusedError, DeadlineExceeded: the job does not take this node in.
+        """
+        from elaswave.coordination import bootstrap, run_folder
+
+        self.shutdown()
+        service = self._service = self._make_service()
+        service.start()
+        folder = os.environ.get(run_folder.VARIABLE) or self._parent() / run_folder.name_of(
+            self.get_run_id(), service.job_started
+        )
+        self._events.open(self._make_folder(Path(folder), service.node_index), service.node_id)
+        os.environ.update(service.worker_env())
+        os.environ[run_folder.VARIABLE] = str(folder)
+        os.environ[bootstrap.PARENT_PID] = str(os.getpid())
+        return service
 
     def shutdown(self) -> bool:
         if self._service is not None:
             self._service.stop()
         return True
 
-    def _start_service(self) -> "NodeService":
+    @staticmethod
+    def _parent() -> Path:
+        from elaswave.coordination import run_folder
+
+        given = os.environ.get(run_folder.VARIABLE)
+        return (Path(given).parent if given else Path(os.environ.get(run_folder.PARENT_VARIABLE) or "runs")).absolute()
+
+    @staticmethod
+    def _make_folder(folder: Path, index: int) -> Path:
+        from elaswave.coordination import run_folder
+        from elaswave.errors import LaunchError
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LaunchError(
+                f"cannot make the run folder {folder}: {error.strerror}; set {run_folder.PARENT_VARIABLE}"
+            ) from error
+        if index == 0:
+            run_folder.point_latest(folder)
+        return folder
+
+    def _make_service(self) -> "NodeService":
+        from elaswave.coordination.launch_settings import GRACE
         from elaswave.coordination.local_workers import kill_session
         from elaswave.coordination.node import NodeService
         from elaswave.coordination.secret import job_secret
         from elaswave.coordination.timeouts import Timeouts
         from elaswave.events import Recorder
 
-        run_id = self._params.run_id
-        service = NodeService(
+        timeouts = Timeouts.from_settings(self.settings)
+        if os.environ.get(GRACE):
+            timeouts = dataclasses.replace(timeouts, grace_s=float(os.environ[GRACE]))
+        run_id = self.get_run_id()
+        return NodeService(
             run_id=run_id,
             secret=job_secret(run_id),
             seeds=self.seeds,
             bind=self._bind_address(),
             expected_workers=self.local_world_size or _workers_per_node(),
             min_nodes=self._params.min_nodes,
-            run_folder=None,
-            timeouts=Timeouts.from_settings(self.settings),
-            recorder=Recorder(),
+            min_workers=self.settings.min_workers,
+            run_folder=self._parent(),  # for the witness, which must not depend on what is not agreed on yet
+            timeouts=timeouts,
+            recorder=Recorder((self._events,), {"pid": os.getpid()}),
             on_kill=kill_session,
         )
-        service.start()
-        return service
 
     def _bind_address(self) -> str:
         """The configured address; else that of the interface which leads to the first seed that is not this host."""
@@ -200,15 +248,19 @@ class ExitBarrier:
     def wait(self, _keys: list[str], *_: object) -> None:
         """Return when the job is complete or this node leaves it; raise DeadlineExceeded after `timeout`."""
         from elaswave.clock import Deadline
-        from elaswave.errors import DeadlineExceeded
+        from elaswave.errors import DeadlineExceeded, ElasWaveError
 
-        deadline = Deadline(self.timeout.total_seconds())
+        service, deadline = self._handler.node(), Deadline(self.timeout.total_seconds())
         while not self._handler.leaving:
             try:
-                self._handler.node().wait_finished(Deadline(min(BARRIER_LOOK_S, deadline.left_s())))
+                service.wait_finished(Deadline(min(BARRIER_LOOK_S, deadline.left_s())))
             except DeadlineExceeded:
                 if deadline.passed():
                     raise
+            except ElasWaveError:
+                if service.view is None or not service.view.finished:
+                    raise
+                return  # the others had no more need for this node
             else:
                 return
 

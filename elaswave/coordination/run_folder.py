@@ -30,11 +30,9 @@ def create(parent: Path, name: str, *, wall_s: float | None = None, space_bytes:
     Raises:
         LaunchError: it cannot be made or written, or the disk is full.
     """
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(SYSTEM.wall() if wall_s is None else wall_s))
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        folder = _make_new(parent, f"{stamp}-{safe}")
+        folder = _make_new(parent, f"{stamp(SYSTEM.wall() if wall_s is None else wall_s)}-{_safe(name)}")
         _check_writable(folder)
     except OSError as error:
         raise LaunchError(
@@ -43,6 +41,23 @@ def create(parent: Path, name: str, *, wall_s: float | None = None, space_bytes:
     check_space(parent, space_bytes)
     point_latest(folder)
     return folder.absolute()
+
+
+def name_of(run_id: str, started: str) -> str:
+    """The folder's name for a job that torchrun started: every node derives the same.
+
+    Args:
+        run_id: torchrun's `--rdzv-id`; `elaswave launch` gives the name of the folder that it made.
+        started: UTC time at which the job's first node came up, as every node was told.
+    """
+    if re.fullmatch(r"\d{8}-\d{6}-.+", run_id):
+        return run_id
+    return f"{_safe(started)}-{_safe(run_id)}"
+
+
+def stamp(wall_s: float) -> str:
+    """UTC time as it begins the names of folders: `20260131-235959`."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(wall_s))
 
 
 def check_space(folder: Path, space_bytes: int) -> None:
@@ -64,6 +79,10 @@ def point_latest(folder: Path) -> None:
         aside.replace(folder.parent / "latest")
     except OSError:  # a file system without links, or something else of that name: only a convenience is lost
         aside.unlink(missing_ok=True)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
 
 
 def _make_new(parent: Path, name: str) -> Path:
