@@ -147,6 +147,7 @@ class Coordinator:
         witness: takes the witness file of that name; True: taken, False: somebody else has it, None: there is no
             place for witness files.
         view, roster: what a standby that takes over knows; None in a new job.
+        started: when the job began, as UTC text; told to every node.
     """
 
     node_id: str
@@ -157,6 +158,7 @@ class Coordinator:
     lineage: str
     view: View | None = None
     roster: Roster | None = None
+    started: str = ""
     _nodes: dict[str, _Node] = field(default_factory=dict)
     _takeover_until: float | None = None
     _last_epoch: int = 0
@@ -292,7 +294,7 @@ class Coordinator:
         node.disconnected_at, node.gone = None, False
         node.sent_epoch = hello.view.epoch if hello.view else -1
         self._nodes[hello.node_id] = node
-        out.append(Send(hello.node_id, NodeWelcome(node_id=self.node_id, index=index)))
+        out.append(Send(hello.node_id, NodeWelcome(node_id=self.node_id, index=index, started=self.started)))
         if self._roster_sent is not None:
             out.append(Send(hello.node_id, self._roster_sent))
         self._check_workers(hello.node_id, hello.report, out)

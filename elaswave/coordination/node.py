@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from elaswave.clock import SYSTEM, Clock, Deadline
 from elaswave.coordination import processes
+from elaswave.coordination import run_folder as run_folders
 from elaswave.coordination.coordinator import Policy
 from elaswave.coordination.detector import Evidence
 from elaswave.coordination.failover import Failover
@@ -130,6 +131,7 @@ class NodeService:
                 timeouts=self._timeouts,
             ),
             lineage=secrets.token_hex(6),
+            started=run_folders.stamp(self._clock.wall()),
             witness=self._witness,
         )
 
@@ -228,6 +230,13 @@ class NodeService:
         index = self._seen[1]
         assert index is not None
         return index
+
+    @property
+    def job_started(self) -> str:
+        """UTC time at which the job began, the same on all its nodes; waits and raises like `node_index`."""
+        _ = self.node_index
+        assert self._io is not None
+        return self._io.core.started
 
     def worker_env(self) -> dict[str, str]:
         """What a worker's process must find in its environment."""

@@ -110,6 +110,7 @@ class NodeCore:
 
     Args:
         lineage: a fresh random name, used should this node form the job.
+        started: when the job began, as UTC text; this node's own time until the primary has told.
         witness: see `Coordinator`.
     """
 
@@ -125,6 +126,7 @@ class NodeCore:
     coordinator: Coordinator | None = None
     view: View | None = None
     roster: Roster | None = None
+    started: str = ""
     index: int | None = None
     error: ElasWaveError | None = None
     _dialled: Address | None = None
@@ -229,6 +231,7 @@ class NodeCore:
             timeouts=self.timeouts,
             witness=self.witness,
             lineage=self.lineage,
+            started=self.started,
             view=self.view,
             roster=self.roster,
         )
@@ -317,7 +320,7 @@ class NodeCore:
     def _obey(self, now: float, message: Message) -> None:
         match message:
             case NodeWelcome(index=index):
-                self.index = index
+                self.index, self.started = index, message.started
                 if self.coordinator is None:
                     self._linked, self._dialled = self._dialled, None
                     self.failover.settled()

@@ -218,10 +218,11 @@ class NodeHello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeWelcome:
-    """The primary takes the node in. `index` orders the nodes of the job."""
+    """The primary takes the node in. `index` orders the nodes of the job, `started` is the UTC time it began at."""
 
     node_id: str
     index: int
+    started: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
