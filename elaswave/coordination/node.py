@@ -25,6 +25,8 @@ from elaswave.events import Recorder
 from elaswave.topology import View
 
 STOP_TIMEOUT_S = 5.0
+INDEX_MARGIN_S = 5.0
+"""The search for the primary ends with an error that says more than a timeout; it gets this long to come first."""
 COMMANDS_MAX = 1024
 
 T = TypeVar("T")
@@ -226,7 +228,8 @@ class NodeService:
         Raises:
             LaunchError, AuthenticationError, RefusedError: this node cannot be part of the job.
         """
-        self._wait(lambda: self._seen[1] is not None, Deadline(self._timeouts.wait_for_workers_s), "find the primary")
+        patience_s = self._timeouts.wait_for_workers_s + INDEX_MARGIN_S
+        self._wait(lambda: self._seen[1] is not None, Deadline(patience_s), "find the primary")
         index = self._seen[1]
         assert index is not None
         return index
