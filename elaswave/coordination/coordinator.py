@@ -437,6 +437,8 @@ class Coordinator:
             staying = [m for m in old.members if view.rank_of(m.worker_id) == m.rank]
             filled = set(view.ranks())
             self._vacancies = tuple(v for v in membership.vacancies_after(state, staying) if v.rank not in filled)
+        else:
+            self.witness(f"{self.lineage}-0")  # shows later whether two sides see the same storage
         self.view, self._last_epoch = view, view.epoch
         self._loss_due = self._join_due = None
         self._waiting_since = (self._waiting_since or now) if view.paused else None

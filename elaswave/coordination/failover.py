@@ -100,7 +100,7 @@ class Failover:
         """`address` is alive and not the primary."""
         if address == self._dialling:
             self._dialling = None
-            self._answered = True
+            self._answered = self._answered or address in self._before()
             self._problems.pop(address, None)
             if hint is not None and hint != self.own and hint not in self._tried:
                 self._queue.insert(0, hint)
@@ -156,15 +156,19 @@ class Failover:
         entries = self._entries()
         if not entries:
             return list(self.seeds)
-        assert self.roster is not None
-        alive = [e for e in entries if e.node_id not in self._gone]
-        last = [e.address for e in alive if e.node_id == self.roster.primary and e.node_id != self.node_id]
-        before: list[Address] = []
-        for entry in alive:
-            if entry.node_id == self.node_id:
-                break
-            before.append(entry.address)
-        return last + before
+        last = [e.address for e in entries if self._was_primary(e) and e.node_id not in self._gone]
+        return last + self._before()
+
+    def _was_primary(self, entry: NodeEntry) -> bool:
+        return self.roster is not None and entry.node_id == self.roster.primary != self.node_id
+
+    def _before(self) -> list[Address]:
+        """Who becomes primary rather than this node, if alive. The lost one does not: a new process may be there."""
+        entries = self._entries()
+        if not entries:
+            return list(self.seeds[: self.seed_index])
+        own = next(i for i, entry in enumerate(entries) if entry.node_id == self.node_id)
+        return [e.address for e in entries[:own] if e.node_id not in self._gone and not self._was_primary(e)]
 
     def _end_round(self, now: float) -> Action | None:
         self._in_round = False
