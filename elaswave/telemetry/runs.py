@@ -13,6 +13,9 @@ from typing import Any
 from elaswave.errors import ConfigError
 from elaswave.report.facts import History
 from elaswave.report.history import history_build
+from elaswave.report.html import page
+from elaswave.report.summary import Report, as_json, report_build
+from elaswave.report.trace import trace
 from elaswave.telemetry.follower import Follower
 from elaswave.telemetry.jsonl import EVENTS_FOLDER
 
@@ -54,3 +57,18 @@ def write_atomically(path: Path, text: str) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_report(run_folder: str | Path, reference: str | Path | None = None) -> Report:
+    """Write report.json, report.html and trace.json into a run's folder.
+
+    Args:
+        run_folder: of the run.
+        reference: folder of an unharmed run of the same config, to be compared bit for bit.
+    """
+    folder = Path(run_folder)
+    report = report_build(read_history(folder), None if reference is None else read_history(reference))
+    write_atomically(folder / "report.json", json.dumps(as_json(report), indent=1, allow_nan=False) + "\n")
+    write_atomically(folder / "trace.json", json.dumps(trace(report.history)) + "\n")
+    write_atomically(folder / "report.html", page(report))
+    return report
