@@ -1,0 +1,148 @@
+"""Carry out a change of layout: fill a new shard from old ones, here and on other workers.
+
+The old shards are only read, so that a fault in the middle leaves everything that is needed to begin again.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Self
+
+import torch
+
+from elaswave.communicator.group import Group
+from elaswave.communicator.transfers import Handle
+from elaswave.zero.layout import Range, Transfer, count
+
+TAG = 0x5A01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A shard, or a copy of one, as flat tensors.
+
+    Attributes:
+        ranges: ascending global element ranges.
+        tensors: by name; element i of each belongs to the i-th element of `ranges`.
+    """
+
+    ranges: tuple[Range, ...]
+    tensors: Mapping[str, torch.Tensor]
+
+    def __post_init__(self) -> None:
+        size = count(self.ranges)
+        for name, tensor in self.tensors.items():
+            if tensor.numel() != size:
+                raise ValueError(f"{name} has {tensor.numel()} elements, its ranges have {size}")
+
+
+class Remap:
+    """One worker's side of a change of layout.
+
+    Attributes:
+        bytes_sent: to other workers.
+        bytes_received: from other workers.
+        bytes_kept: copied from shards that were here already.
+    """
+
+    def __init__(self, group: Group, plan: Sequence[Transfer], sources: Mapping[int, Part], target: Part) -> None:
+        """
+        Args:
+            group: all workers that the plan names are members; every member runs the same plan.
+            plan: where every element comes from, as `layout.route` tells it.
+            sources: old shards that this worker holds at the agreed version, by index.
+            target: the shard to fill, such as `ShardedOptimizer.staging()`.
+        """
+        self._group = group
+        self._me = group.members[group.rank]
+        self._plan = plan
+        self._sources = {shard: _Index(part) for shard, part in sources.items()}
+        self._target = _Index(target)
+        # widest elements first: then every section of a message begins at a multiple of its element size
+        self._kinds = sorted(target.tensors, key=lambda name: (-target.tensors[name].dtype.itemsize, name))
+        self._element_bytes = sum(target.tensors[name].dtype.itemsize for name in self._kinds)
+        self._sends: list[Handle] = []
+        self._receives: list[tuple[Handle, torch.Tensor, list[Transfer]]] = []
+        self.bytes_sent = self.bytes_received = self.bytes_kept = 0
+
+    def start(self) -> Self:
+        """Post all messages, and copy what is here while they travel."""
+        incoming = self._by_peer([t for t in self._plan if t.destination == self._me != t.source], "source")
+        outgoing = self._by_peer([t for t in self._plan if t.source == self._me != t.destination], "destination")
+        for peer, transfers in incoming.items():
+            message = torch.empty(self._message_bytes(transfers), dtype=torch.uint8)
+            self._receives.append((self._group.irecv(message, peer, TAG), message, transfers))
+            self.bytes_received += message.numel()
+        for peer, transfers in outgoing.items():
+            message = self._pack(transfers)
+            self._sends.append(self._group.isend(message, peer, TAG))
+            self.bytes_sent += message.numel()
+        for transfer in self._plan:
+            if transfer.source == transfer.destination == self._me:
+                self._keep(transfer)
+        return self
+
+    def finish(self) -> None:
+        """Wait until the new shard is whole and everything has been sent.
+
+        Raises:
+            PeerLost: a member was lost; the old shards are as they were.
+        """
+        for handle, message, transfers in self._receives:
+            self._group.wait([handle])
+            self._unpack(message, transfers)
+        self._group.wait(self._sends)
+        self._receives, self._sends = [], []
+
+    def _by_peer(self, transfers: Sequence[Transfer], role: str) -> dict[int, list[Transfer]]:
+        """Transfers by the index of the other member."""
+        found: dict[int, list[Transfer]] = {}
+        for transfer in transfers:
+            found.setdefault(self._group.members.index(getattr(transfer, role)), []).append(transfer)
+        return found
+
+    def _message_bytes(self, transfers: Sequence[Transfer]) -> int:
+        return self._element_bytes * sum(t.stop - t.start for t in transfers)
+
+    def _sections(self, message: torch.Tensor, transfers: Sequence[Transfer]) -> dict[str, torch.Tensor]:
+        """The message as one flat tensor per kind."""
+        size, start, sections = sum(t.stop - t.start for t in transfers), 0, {}
+        for kind in self._kinds:
+            dtype = self._target.tensors[kind].dtype
+            sections[kind] = message[start : start + size * dtype.itemsize].view(dtype)
+            start += size * dtype.itemsize
+        return sections
+
+    def _pack(self, transfers: Sequence[Transfer]) -> torch.Tensor:
+        message = torch.empty(self._message_bytes(transfers), dtype=torch.uint8)
+        for kind, section in self._sections(message, transfers).items():
+            pieces = [self._sources[t.shard].find(kind, t.start, t.stop) for t in transfers]
+            torch.cat(pieces, out=section)
+        return message
+
+    def _unpack(self, message: torch.Tensor, transfers: Sequence[Transfer]) -> None:
+        sizes = [t.stop - t.start for t in transfers]
+        for kind, section in self._sections(message, transfers).items():
+            for transfer, piece in zip(transfers, section.split(sizes), strict=True):
+                self._target.find(kind, transfer.start, transfer.stop).copy_(piece)
+
+    def _keep(self, t: Transfer) -> None:
+        for kind in self._kinds:
+            self._target.find(kind, t.start, t.stop).copy_(self._sources[t.shard].find(kind, t.start, t.stop))
+        self.bytes_kept += self._message_bytes([t])
+
+
+class _Index:
+    """Finds global ranges in a part."""
+
+    def __init__(self, part: Part) -> None:
+        self.tensors = part.tensors
+        self._starts = [start for start, _ in part.ranges]
+        self._offsets = list(accumulate((stop - start for start, stop in part.ranges), initial=0))
+
+    def find(self, kind: str, start: int, stop: int) -> torch.Tensor:
+        """View of the elements in [start, stop), all of which are in the part."""
+        index = bisect_right(self._starts, start) - 1
+        first = self._offsets[index] + start - self._starts[index]
+        return self.tensors[kind][first : first + stop - start]
