@@ -18,6 +18,7 @@ from elaswave.errors import ConfigError, LaunchError
 FAULTS = "ELASWAVE_FAULTS"
 """Path of the scenario that the workers inject into themselves."""
 WORKER_MODULE = "elaswave.train"
+TICK_S = 0.1
 STOP_MARGIN_S = 10.0
 """On top of a planned leave, for the processes to end."""
 
@@ -55,19 +56,25 @@ def run(argv: Sequence[str]) -> int:
     _say(f"run folder {os.path.relpath(folder)}")
     if arguments.workers < config.elasticity.min_workers:
         _say(_too_few(config, job, arguments.workers))
-    return _run_to_the_end(config, job, folder)
+    return _run_to_the_end(config, job, folder, arguments.faults)
 
 
-def _run_to_the_end(config: Config, job: JobSpec, folder: Path) -> int:
+def _run_to_the_end(config: Config, job: JobSpec, folder: Path, faults: str | None) -> int:
+    from elaswave.cli.onlooker import Onlooker
+
+    onlooker = Onlooker(config, folder, faults)
     agents = Agents(job, config.elasticity.leave_timeout_s + STOP_MARGIN_S, _say)
     try:
-        status = agents.wait()
+        status = agents.wait(onlooker.tick, TICK_S)
     finally:
         agents.kill()
-    if status == 0:
-        _say(f"finished; see: elaswave report {os.path.relpath(folder)}")
-    else:
-        _say(f"failed with status {status}; the messages are above, the events in {os.path.relpath(folder)}")
+        onlooker.finish()
+    where = os.path.relpath(folder)
+    _say(
+        f"finished; see: elaswave report {where}"
+        if status == 0
+        else f"ended with status {status}; the messages are above, the events in {where}"
+    )
     return status
 
 
@@ -149,6 +156,7 @@ def _environment(config: Config, folder: Path, faults: str | None) -> dict[str, 
         launch_settings.SETTINGS: json.dumps(config.elasticity.model_dump(mode="json", exclude_unset=True)),
         launch_settings.SPARES: str(config.elasticity.spares),
         launch_settings.GRACE: "0.05",
+        launch_settings.FOLLOWED: "1",
         "OMP_NUM_THREADS": str(config.training.threads),
     }
     if faults is not None:

@@ -15,6 +15,8 @@ SPARES = "ELASWAVE_SPARES"
 """Warm spares per node; wins over both."""
 GRACE = "ELASWAVE_GRACE_S"
 """Seconds the first node waits for a primary that may be there already; short where there can be none."""
+FOLLOWED = "ELASWAVE_FOLLOWED"
+"""Set to 1 when somebody shows the run's events: agents and workers then leave that to them."""
 TORCH_CONF_KEYS = frozenset(
     {
         "timeout",

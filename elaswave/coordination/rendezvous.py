@@ -52,10 +52,12 @@ def create_handler(params: RendezvousParameters) -> "ElasticRendezvous":
         LaunchError: this torch is too old.
     """
     from elaswave.coordination import bootstrap, torch_contract
-    from elaswave.coordination.launch_settings import seeds_of, settings_of
+    from elaswave.coordination.launch_settings import FOLLOWED, seeds_of, settings_of
     from elaswave.errors import LaunchError
 
     _show_our_errors_plainly()
+    if os.environ.get(FOLLOWED) == "1":
+        log.setLevel(logging.ERROR)
     if (message := torch_contract.too_old()) is not None:
         raise LaunchError(message)
     settings = settings_of(params.config, os.environ)
@@ -281,7 +283,7 @@ def _workers_per_node() -> int:
 
 
 def _show_our_errors_plainly() -> None:
-    """End the agent with one line instead of a traceback when the error is one of ours, meant for people."""
+    """End the agent without torchrun's own call stack when the error is meant for people: ours, or a failed worker."""
     from elaswave.errors import ElasWaveError
 
     before = sys.excepthook
@@ -289,6 +291,8 @@ def _show_our_errors_plainly() -> None:
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, ElasWaveError):
             sys.stderr.write(f"elaswave: error: {error}\n")
+        elif kind.__name__ == "ChildFailedError":
+            sys.stderr.write(f"{error}\n")
         else:
             before(kind, error, trace)
 

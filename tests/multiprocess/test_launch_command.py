@@ -38,7 +38,15 @@ def test_runs_to_the_end_through_a_lost_worker_and_a_lost_agent(job: ToyJob):
     pids = job.wait_joined(range(3))
     mark = job.mark()
     os.kill(pids[1], signal.SIGKILL)
-    job.wait_joined([1], mark)
+    pids[1] = job.wait_joined([1], mark)[1]
+
+    mark = job.mark()
+    agent_of = {rank: _parent(pid) for rank, pid in pids.items()}
+    (alone,) = [rank for rank in pids if list(agent_of.values()).count(agent_of[rank]) == 1]
+    kept = [rank for rank in pids if rank != alone]
+    os.kill(agent_of[alone], signal.SIGKILL)
+    job.wait_dead(pids[alone])
+    job.wait_view(kept, pids[kept[0]], mark)
     job.finish()
     assert job.ended(command) == 0
     shown = job.output(command)
@@ -46,6 +54,10 @@ def test_runs_to_the_end_through_a_lost_worker_and_a_lost_agent(job: ToyJob):
     assert "elaswave: finished; see: elaswave report runs/" in shown
     (folder,) = {event["run_folder"] for event in job.events if event["event"] == "joined"}
     assert Path(folder) == (job.folder / "runs" / "latest").resolve()
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_sigint_lets_the_workers_leave(job: ToyJob):

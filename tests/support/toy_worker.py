@@ -1,7 +1,7 @@
 """A worker that joins, reports what it sees, and leaves when told: all of a job but the training, and no torch.
 
 Environment: TOY_EVENTS (a FIFO for JSON lines), TOY_STOP (the job is done once this file exists), TOY_FAIL (exit 1
-at once), TOY_DIGEST_OF_RANK_<local rank> (another config digest).
+at once), TOY_DIGEST (of the config).
 """
 
 from elaswave.coordination import bootstrap
@@ -67,7 +67,7 @@ def main() -> int:
     if os.environ.get("TOY_FAIL"):
         say(sys.stderr, "toy: this cannot work")
         return 1
-    digest = os.environ.get(f"TOY_DIGEST_OF_RANK_{os.environ['LOCAL_RANK']}", "toy")
+    digest = os.environ.get("TOY_DIGEST", "toy")
     agent = Agent.connect(deadline=Deadline(30))
     tell("ready")
     try:
