@@ -122,3 +122,24 @@ def test_agents_of_one_worker_configured_by_environment_alone(job: ToyJob):
     job.wait_view(range(3), pids[0], mark)
     job.finish()
     assert [job.ended(agent) for agent in agents] == [0, 0, 0]
+
+
+def test_a_node_that_hung_comes_back_as_a_new_one(job: ToyJob):
+    agents = []
+    for count in range(3):
+        agents.append(job.torchrun(1, "3:8", options=FAST))
+        job.wait(lambda event, n=count: event["event"] == "started" and event["agent"] == str(n))
+    pids = job.wait_joined(range(3))
+    rank_of = {int(event["agent"]): event["rank"] for event in job.events if event["event"] == "joined"}
+    hung, witness = rank_of[2], pids[rank_of[0]]
+
+    agents[2].send_signal(signal.SIGSTOP)
+    job.wait_view([rank_of[0], rank_of[1]], witness)
+    mark = job.mark()
+    agents[2].send_signal(signal.SIGCONT)
+    job.wait_dead(pids[hung])
+    again = job.wait_joined([hung], mark)
+    job.wait_view(range(3), witness, mark)
+    assert sorted(job.alive()) == sorted([pids[rank_of[0]], pids[rank_of[1]], again[hung]])
+    job.finish()
+    assert [job.ended(agent) for agent in agents] == [0, 0, 0]
