@@ -16,8 +16,8 @@ WIDTH = 960.0
 LEFT, RIGHT = 64.0, 16.0
 MOST_BARS = 24
 """Recoveries drawn as bars; the slowest, when there are more."""
-MOST_LABELS = 12
-"""Faults that are named in a chart; with more of them only the marks are drawn."""
+MOST_TREADS = 400
+"""Steps up to which throughput is drawn as a staircase, each step as wide as it lasted."""
 
 SEGMENTS = (*(str(phase) for phase in Phase), "redo")
 
@@ -52,11 +52,8 @@ def loss_chart(report: Report) -> Markup:
         for name, points in (("reference", other), ("loss", own))
         if points
     ]
-    marks = [
-        _mark(x(one.step + 1), top, height - bottom, _lost(one) if len(report.recoveries) <= MOST_LABELS else "", one)
-        for one in report.recoveries
-    ]
-    return _figure(height, _grid(x, y, lambda v: f"{v:g}", "step"), *marks, *lines)
+    marks = _marks(report.recoveries, x, top, height - bottom)
+    return _figure(height, _grid(x, y, lambda v: f"{v:g}", "step"), marks, *lines)
 
 
 def members_chart(report: Report) -> Markup:
@@ -92,13 +89,13 @@ def members_chart(report: Report) -> Markup:
 
 def throughput_chart(report: Report) -> Markup:
     """Tokens per second, step by step, over the same time as the members."""
-    points = [(rate.t - report.history.started_t, rate.tokens_per_s) for rate in report.rates]
+    points = _treads(report)
     if not points:
         return _empty("fewer than two steps were committed")
     height, top, bottom = 200.0, 14.0, 34.0
     x = _time_axis(report)
     y = Axis(0.0, 1.08 * max(rate for _, rate in points), height - bottom, top)
-    drawn = [(x(t), y(rate)) for t, rate in thin(points)]
+    drawn = [(x(t), y(rate)) for t, rate in points]
     area = f"{path(drawn)}L{drawn[-1][0]:.1f},{y(0):.1f}L{drawn[0][0]:.1f},{y(0):.1f}Z"
     windows = [_window(x, one, report.history.started_t, top, height - bottom) for one in report.recoveries]
     return _figure(
@@ -189,17 +186,30 @@ def _cross(x: float, y: float, size: float) -> Markup:
     return el("path", d="".join(ends), class_="cross")
 
 
-def _mark(x: float, top: float, bottom: float, label: str, one: Recovery) -> Markup:
-    """A fault in a chart over steps."""
-    title = el("title", f"{_lost(one)} at step {one.step + 1}, back in {duration(one.mttr_s)}")
-    side = "end" if x > WIDTH - 160 else ""
-    shift = -8 if side else 8
+def _marks(recoveries: Sequence[Recovery], x: Axis, top: float, bottom: float) -> Markup:
+    """Faults in a chart over steps: one mark for all of a step, named where there is room."""
+    by_step: dict[int, list[Recovery]] = {}
+    for one in recoveries:
+        by_step.setdefault(one.step + 1, []).append(one)
+    marks, free_from = [], 0.0
+    for step, group in sorted(by_step.items()):
+        at, label = x(step), "; ".join(_lost(one) for one in group)
+        width = 7.5 * len(label) + 20
+        left = at + width > x.end
+        shown = at >= free_from and not (left and at - width < free_from)
+        marks.append(_mark(at, top, bottom, label if shown else "", left, group))
+        free_from = at + (12 if left or not shown else width)
+    return join(marks)
+
+
+def _mark(x: float, top: float, bottom: float, label: str, left: bool, group: Sequence[Recovery]) -> Markup:
+    title = "; ".join(f"{_lost(one)} at step {one.step + 1}, back in {duration(one.mttr_s)}" for one in group)
     return el(
         "g",
-        title,
+        el("title", title),
         el("line", x1=x, x2=x, y1=top, y2=bottom, class_="fault"),
         _cross(x, top - 10, 4.0),
-        el("text", label, x=x + shift, y=top - 6, class_=f"tick bad {side}"),
+        el("text", label, x=x - 9 if left else x + 9, y=top - 6, class_="tick bad end" if left else "tick bad"),
     )
 
 
@@ -248,6 +258,14 @@ def _y_grid(x: Axis, y: Axis, show: Callable[[float], str]) -> Markup:
             for v in nice_ticks(y.low, y.high, 4)
         ]
     )
+
+
+def _treads(report: Report) -> list[tuple[float, float]]:
+    """Rates over time; in a short run every step keeps its rate for as long as it lasted."""
+    start = report.history.started_t
+    if len(report.rates) > MOST_TREADS:
+        return thin([(rate.t - start, rate.tokens_per_s) for rate in report.rates])
+    return [(t - start, rate.tokens_per_s) for rate in report.rates for t in (rate.t - rate.seconds, rate.t)]
 
 
 def _time_axis(report: Report) -> Axis:

@@ -98,14 +98,12 @@ def _tiles(report: Report) -> Markup:
     if (found := report.comparison) is not None:
         good = "good" if found.verdict == "equal" else "bad"
         tiles.append(
-            _tile("Equal to the unharmed run", f"{found.equal_steps}/{found.common_steps}", "steps, bit for bit", good)
+            _tile("Bitwise equal", f"{found.equal_steps}/{found.common_steps}", "steps, to the unharmed run", good)
         )
     elif accounts.steps:
         agree = len(accounts.steps) - len(accounts.disagreements)
         good = "bad" if accounts.disagreements else "good"
-        tiles.append(
-            _tile("Steps all ranks agree on", f"{agree}/{len(accounts.steps)}", "losses and state digests", good)
-        )
+        tiles.append(_tile("Ranks agree", f"{agree}/{len(accounts.steps)}", "steps: losses and digests", good))
     if report.rates:
         tiles.append(
             _tile("Throughput", f"{median(r.tokens_per_s for r in report.rates):,.0f}", "tokens/s, median step")

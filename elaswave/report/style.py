@@ -28,10 +28,10 @@ h1 { margin: 0; font-size: clamp(32px, 5vw, 50px); line-height: 1.08; letter-spa
 .lead { margin: 16px 0 0; max-width: 46em; color: var(--muted); font-size: 18px; line-height: 1.5; }
 .failures { margin: 20px 0 0; padding: 14px 18px 14px 36px; background: var(--bad-soft); color: var(--bad);
   border-radius: 10px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin: 32px 0; }
-.tile { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 18px 20px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 32px 0; }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 16px 18px; }
 .tile dt { color: var(--muted); font-size: 13px; }
-.tile dd { margin: 4px 0 0; font-size: 30px; line-height: 1.15; font-weight: 640; letter-spacing: -.02em; }
+.tile dd { margin: 4px 0 0; font-size: 27px; line-height: 1.15; font-weight: 640; letter-spacing: -.02em; }
 .tile p { margin: 4px 0 0; color: var(--muted); font-size: 13px; }
 .tile.good dd { color: var(--good); } .tile.bad dd { color: var(--bad); }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 16px; padding: 26px 28px 22px;
@@ -87,6 +87,7 @@ code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fo
 footer { color: var(--muted); font-size: 13px; margin-top: 28px; }
 @media (max-width: 640px) {
   main { padding: 32px 14px; } section { padding: 20px 16px; } .scroll { margin: 0 -16px; padding: 0 16px; }
+  section { overflow-x: auto; } svg { min-width: 640px; }
 }
 @media print { body { background: #fff; } section, .tile { break-inside: avoid; } }
 """

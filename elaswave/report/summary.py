@@ -45,8 +45,8 @@ class Report:
 
     @property
     def mttrs_s(self) -> tuple[float, ...]:
-        """Of every recovery that was not overtaken by another fault."""
-        return tuple(r.mttr_s for r in self.recoveries if r.mttr_s is not None and r.superseded_by is None)
+        """Of every recovery that led to a commit, those that another fault overtook included."""
+        return tuple(one.mttr_s for one in self.recoveries if one.mttr_s is not None)
 
     @property
     def failures(self) -> tuple[str, ...]:
