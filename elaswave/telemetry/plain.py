@@ -30,7 +30,7 @@ class PlainProgress:
             if line is not None and self._speaks(event):
                 self._out.write(f"{line}\n")
                 self._out.flush()
-        except (OSError, ValueError):  # closed or broken: training goes on in silence
+        except (OSError, ValueError, TypeError):  # a closed stream, or a strange event: go on in silence
             self._broken = True
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from elaswave.events import Kind
+from elaswave.report.values import mapping
 
 RATE_STEPS = 8
 """Most recent steps that the shown rate is measured over."""
@@ -123,7 +124,7 @@ class Progress:
         return f"view {self.epoch}: {workers}; {e.get('reason', '')}", Tone.BAD if bad else Tone.CALM
 
     def _run(self, e: Mapping[str, Any]) -> tuple[str, Tone]:
-        steps = e.get("config", {}).get("training", {}).get("steps")
+        steps = mapping(mapping(e.get("config")).get("training")).get("steps")
         self.total_steps = self.total_steps or int(steps or 0)
         of = f", {self.total_steps} steps" if self.total_steps else ""
         return f"run {e.get('name', '')}: {e.get('workers', '?')} workers{of}", Tone.CALM
