@@ -300,7 +300,7 @@ class Agent:
         if self._stream.fileno() >= 0:
             if self._stream.channel.ready:
                 self._post(Bye())
-                with contextlib.suppress(ElasWaveError, OSError):
+                with contextlib.suppress(ElasWaveError, Closed):
                     self._flush_all(Deadline(CLOSE_TIMEOUT_S))
             with self._lock:
                 self._stream.close()

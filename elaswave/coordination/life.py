@@ -111,6 +111,12 @@ class Watch:
         return not self._thread.is_alive()
 
     def _wait(self) -> None:
+        try:
+            self._wait_for_owner()
+        finally:
+            self._page.close()
+
+    def _wait_for_owner(self) -> None:
         while not self._cancelled:
             until = time.time() + POLL_S  # pthread_mutex_timedlock counts in wall time
             limit = _Timespec(int(until), int(until % 1 * 1e9))

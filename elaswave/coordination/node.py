@@ -235,6 +235,12 @@ class NodeService:
         return index
 
     @property
+    def address(self) -> tuple[str, int]:
+        """Where other nodes reach this one; only after `start`."""
+        assert self._io is not None
+        return self._io.address
+
+    @property
     def job_started(self) -> str:
         """UTC time at which the job began, the same on all its nodes; waits and raises like `node_index`."""
         _ = self.node_index

@@ -27,7 +27,7 @@ from elaswave.coordination.node_core import (
     ToPrimary,
     WatchNode,
 )
-from elaswave.coordination.node_workers import Complain, Died, Kill, SpareUsed, ToWorker
+from elaswave.coordination.node_workers import Complain, Died, Kill, SpareReady, SpareUsed, ToWorker
 from elaswave.coordination.protocol import (
     Address,
     Claim,
@@ -125,6 +125,7 @@ class NodeIO:
         self._seeds_held: set[Address] = set()
         self._claim_at = 0.0
         self._claiming = threading.Lock()
+        self._waking = threading.Lock()
         self._tick_at = 0.0
         self._closed = False
         listener, self.address, self.seed_index = dialing.open_listener(seeds, bind)
@@ -139,8 +140,9 @@ class NodeIO:
 
     def wake(self) -> None:
         """End the current wait; from any thread."""
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wakeup, 1)
+        with self._waking:
+            if not self._closed:
+                os.eventfd_write(self._wakeup, 1)
 
     def _drain_wakeup(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -148,8 +150,12 @@ class NodeIO:
 
     def _notify(self, act: Callable[[], None]) -> None:
         """Have the loop call `act`; from any thread."""
-        self._notices.append(act)
-        self.wake()
+        with self._waking:
+            if not self._closed:
+                self._notices.append(act)
+                os.eventfd_write(self._wakeup, 1)
+                return
+        act()  # everything is closed: it only has to let go of what it brought
 
     def run_once(self) -> None:
         """Wait for something to happen, at most until something is due, and take it in."""
@@ -189,17 +195,22 @@ class NodeIO:
         """Say goodbye and close everything."""
         self.core.goodbye(self._clock.monotonic())
         self.carry_out()
-        self._closed = True
+        with self._waking:
+            self._closed = True
         for worker in [*self._workers.values(), *self._strangers]:
             self._close_worker(worker)
         for peer in list(self._peers.values()):
             self._close_stream(peer.stream)
         if self._link is not None and self._link.stream is not None:
             self._close_stream(self._link.stream)
+        self._link = None
+        while self._notices:
+            self._notices.popleft()()
         for descriptor in list(self._handlers):
             self._unwatch(descriptor)
         for listener in [*self._listeners, self._unix]:
             listener.close()
+        os.close(self._wakeup)
         self._epoll.close()
 
     # -- streams -----------------------------------------------------------------------------------------------
@@ -330,8 +341,6 @@ class NodeIO:
         worker.process = processes.open_process(worker.pid)
         if worker.process is not None:
             self._watch_fd(worker.process, lambda: self._exited(worker))
-        if hello.spare:
-            self._recorder.emit(Kind.SPARE, what="ready", pid=worker.pid, worker_id=hello.worker_id)
         welcome = WorkerWelcome(
             node_id=self.core.identity.node_id,
             host_id=self.core.identity.host_id,
@@ -577,6 +586,8 @@ class NodeIO:
         match action:
             case Died(worker_id, rank, pid, evidence):
                 self._recorder.emit(Kind.DEATH, worker_id=worker_id, rank=rank, pid=pid, evidence=evidence)
+            case SpareReady(worker_id, pid):
+                self._recorder.emit(Kind.SPARE, what="ready", pid=pid, worker_id=worker_id)
             case SpareUsed(worker_id, pid, local_rank):
                 self._recorder.emit(Kind.SPARE, what="activated", pid=pid, worker_id=worker_id, local_rank=local_rank)
             case Published(view):

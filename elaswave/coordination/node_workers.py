@@ -57,6 +57,14 @@ class Died:
 
 
 @dataclass(frozen=True, slots=True)
+class SpareReady:
+    """For the record."""
+
+    worker_id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class SpareUsed:
     """For the record."""
 
@@ -72,7 +80,7 @@ class Complain:
     suspect: Suspect
 
 
-Action = ToWorker | Kill | Died | SpareUsed | Complain
+Action = ToWorker | Kill | Died | SpareReady | SpareUsed | Complain
 
 
 @dataclass(slots=True)
@@ -172,8 +180,8 @@ class NodeWorkers:
 
     @property
     def left(self) -> bool:
-        """No worker of this node has anything left to do."""
-        return all(worker.over for worker in self._workers.values())
+        """No worker of this node has anything left to do, and the newest view contains none."""
+        return not self._fates and all(worker.over for worker in self._workers.values())
 
     def progress(self) -> Mapping[str, Pulse]:
         """How far each worker is, by its last sign of life."""
@@ -228,6 +236,8 @@ class NodeWorkers:
         worker.join = join
         if self.finished or self.leaving:
             self._dismiss(worker)
+        elif worker.spare:
+            self.actions.append(SpareReady(worker.worker_id, worker.pid))
         self.changed = True
 
     def _ended(self, worker: _Worker, fate: Fate) -> None:

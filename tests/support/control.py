@@ -27,7 +27,7 @@ class Child:
 
     def __init__(self, script, env, arguments=()):
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / script), *map(str, arguments)],
+            [sys.executable, script if script == "-c" else str(HERE / script), *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), **env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -97,9 +97,18 @@ class Events:
 
     def __init__(self):
         self.events = []
+        self._more = threading.Condition()
 
     def emit(self, event):
-        self.events.append(dict(event))
+        with self._more:
+            self.events.append(dict(event))
+            self._more.notify_all()
+
+    def wait(self, kind, timeout_s=20.0):
+        """The first event of a kind."""
+        with self._more:
+            assert self._more.wait_for(lambda: self.of(kind), timeout_s), f"no {kind} within {timeout_s} s"
+            return self.of(kind)[0]
 
     def close(self):
         pass
@@ -145,6 +154,12 @@ class Cluster:
 
     def worker(self, service, local_rank=0, **env):
         child = Child("control_worker.py", {**worker_env(service), "LOCAL_RANK": str(local_rank), **env})
+        self.children.append(child)
+        return child
+
+    def process(self, code):
+        """Any other process, from Python source."""
+        child = Child("-c", {}, [code])
         self.children.append(child)
         return child
 

@@ -60,7 +60,9 @@ def run():
             if command[0] == "suspect":
                 agent.suspect(command[1], "the test says so")
             if command[0] == "hold_gil":
+                say(what="holding")
                 hold_gil(float(command[1]))
+                say(what="released")
 
 
 def hold_gil(duration_s):
