@@ -12,7 +12,8 @@ ElasWaveError
 ├── DeadlineExceeded                a wait ended at its deadline
 ├── NumericsError                   a gradient left the range in which sums are exact
 ├── CorruptState                    two holders of the same state disagree
-└── Unrecoverable                   state and all its copies are gone; names what was lost
+├── Unrecoverable                   state and all its copies are gone; names what was lost
+└── BenchError                      a contender failed, so that nothing was measured
 """
 
 
@@ -84,3 +85,7 @@ class CorruptState(ElasWaveError):
 
 class Unrecoverable(ElasWaveError):
     """State and all its copies are gone; the message names what was lost and where to resume."""
+
+
+class BenchError(ElasWaveError):
+    """A contender of a measurement failed or was not done in time, so that nothing was measured."""
