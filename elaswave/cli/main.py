@@ -7,6 +7,7 @@ commands which need no torch start at once.
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 
@@ -48,7 +49,22 @@ Several machines, or a scheduler of your own: use torchrun as it is, on each of 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except ConfigError as error:
+        return _fail(str(error), EXIT_USAGE)
+    except ElasWaveError as error:
+        return _fail(str(error), EXIT_FAILED)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the interpreter flushes at its end
+        return EXIT_FAILED
+    return status
+
+
+def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if words else EXIT_USAGE
@@ -59,21 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS or not _installed(name):
         known = ", ".join(command for command in COMMANDS if _installed(command))
         return _fail(f"unknown command '{name}'; use one of {known}", EXIT_USAGE)
-    return _call(name, rest)
-
-
-def _call(name: str, rest: list[str]) -> int:
-    try:
-        return int(importlib.import_module(f"elaswave.cli.{name}").run(rest))
-    except ConfigError as error:
-        return _fail(str(error), EXIT_USAGE)
-    except ElasWaveError as error:
-        return _fail(str(error), EXIT_FAILED)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        sys.stderr.close()
-        return EXIT_FAILED
+    return int(importlib.import_module(f"elaswave.cli.{name}").run(rest))
 
 
 def _installed(name: str) -> bool:

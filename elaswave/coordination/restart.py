@@ -1,6 +1,6 @@
 """Decides whether a dead worker is started again, and after what delay (pure).
 
-A worker that dies young again and again is in a crash loop: each try waits twice as long as the one before
+A worker that crashes young again and again is in a crash loop: each try waits twice as long as the one before
 (capped), and tries that fail before the worker was ever a member are given up after a few.
 """
 
@@ -95,7 +95,9 @@ def decide(death: Death, history: History, limits: Limits) -> Verdict:
 
 
 def _remember(death: Death, history: History, limits: Limits) -> History:
-    young = death.lived_s < limits.young_s
+    # a member that is killed did not crash: that was an operator, the kernel's memory manager, or its own node
+    killed_at_work = death.joined and death.exit_code == -signal.SIGKILL
+    young = death.lived_s < limits.young_s and not killed_at_work
     failed_start = death.exit_code > 0 and death.exit_code != EXIT_FENCED and not death.joined
     return replace(
         history,

@@ -66,3 +66,15 @@ def test_our_errors_become_one_line(
 def test_starts_without_torch():
     code = "import sys; from elaswave.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30, stdout=subprocess.DEVNULL)
+
+
+def test_a_reader_that_went_away_is_no_traceback():
+    code = "import sys; from elaswave.cli.main import main; sys.stdin.read(); sys.exit(main(['--help']))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    child.stdout.close()
+    child.stdout = None
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (1, b"")

@@ -57,12 +57,20 @@ def test_one_good_life_forgives_failed_starts():
 def test_young_deaths_in_a_row_wait_longer_and_longer_up_to_the_cap():
     history, delays = History(), []
     for _ in range(12):
-        verdict = decide(death(-9, 1.0), history, LIMITS)
+        verdict = decide(death(-11, 1.0), history, LIMITS)
         history = verdict.history
         delays.append(verdict.delay_s)
     assert delays[:4] == [0.0, 0.2, 0.4, 0.8]
     assert delays == sorted(delays)
     assert delays[-1] == LIMITS.max_backoff_s
+
+
+def test_a_member_that_is_killed_often_is_replaced_at_once_every_time():
+    history = History()
+    for _ in range(12):
+        verdict = decide(death(-9, 1.0), history, LIMITS)
+        history = verdict.history
+        assert verdict.delay_s == 0.0
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 66, -9, -11]), st.floats(0, 1e6), st.booleans()), max_size=60))
