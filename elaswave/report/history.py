@@ -39,7 +39,7 @@ def history_build(events: Iterable[Event], config: Mapping[str, Any] | None = No
     last_step = integer(mapping(settings.get("training")).get("steps"))
     return History(
         config=settings,
-        name=str(run.get("name", "")),
+        name=str(run.get("name") or mapping(settings.get("run")).get("name") or ""),
         command=str(run.get("command", "")),
         started_t=float(ordered[0]["t"]) if ordered else 0.0,
         ended_t=float(ordered[-1]["t"]) if ordered else 0.0,

@@ -1,20 +1,18 @@
 """The report as one page that needs nothing else: text, charts and style in a single file."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from statistics import median
-from typing import Any
 
 from elaswave.events import Phase
 from elaswave.report.charts import legend, loss_chart, members_chart, mttr_chart, throughput_chart
-from elaswave.report.facts import Fault
 from elaswave.report.markup import Markup, el, join
 from elaswave.report.mttr import Recovery
 from elaswave.report.steps import rate_around
 from elaswave.report.style import CSS
 from elaswave.report.summary import Report
 from elaswave.report.text import duration, milliseconds
+from elaswave.report.toml import config_toml, faults_toml
 
 MOST_ROWS = 200
 """Rows of a table on the page; `report.json` has all."""
@@ -283,29 +281,6 @@ def _reproduce(report: Report) -> Markup:
     return _section("Run it again", "The same settings, and the same harm.", *pieces)
 
 
-def config_toml(config: Mapping[str, Any]) -> str:
-    """Settings as TOML: one table per section."""
-    parts = []
-    for section, values in config.items():
-        if isinstance(values, Mapping):
-            lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
-            parts.append("\n".join([f"[{section}]", *lines]))
-    return "\n\n".join(parts) + "\n"
-
-
-def faults_toml(faults: Sequence[Fault]) -> str:
-    """The faults of a run as a scenario: those done together in one entry."""
-    groups: dict[tuple[str, int | None, str | None], list[int]] = {}
-    for fault in faults:
-        if fault.rank is not None:
-            groups.setdefault((fault.what, fault.step, fault.phase), []).append(fault.rank)
-    parts = []
-    for (what, step, phase), ranks in groups.items():
-        lines = ["[[fault]]", f"what = {_toml(what)}", f"ranks = {_toml(sorted(set(ranks)))}", f"step = {step or 1}"]
-        parts.append("\n".join(lines + ([f"phase = {_toml(phase)}"] if phase else [])))
-    return "\n\n".join(parts) + "\n"
-
-
 def _footer(report: Report) -> Markup:
     return el("footer", "Made from the events in this folder. ", el("code", "trace.json"), " opens in ui.perfetto.dev.")
 
@@ -337,15 +312,6 @@ def _table(
     )
     body = [el("tr", *(el("td", cell, class_=classes(i, True)) for i, cell in enumerate(row))) for row in rows]
     return el("div", el("table", join(head), join(body)), class_="scroll")
-
-
-def _toml(value: object) -> str:
-    """A TOML value; JSON's strings, numbers, lists and booleans are TOML's too."""
-    return (
-        json.dumps(value)
-        if not isinstance(value, str)
-        else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
-    )
 
 
 def _bytes(count: int) -> str:

@@ -1,7 +1,7 @@
 """Plain progress lines from inside a worker, for jobs that torchrun starts and nobody follows from outside."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from elaswave.events import Kind
@@ -9,15 +9,20 @@ from elaswave.telemetry.progress import Line, Progress
 
 
 class PlainProgress:
-    """A sink that writes lines on the worker that holds the lowest rank, and nothing on the others.
+    """A sink that writes lines on one worker, and nothing on the others.
 
     Args:
         total_steps: of the whole run.
         out: where lines go; standard output when None.
+        speaks: whether this worker is the one now, such as `lambda: job.view.ranks()[0] == job.rank`; without it the
+            holder of the lowest rank that it knows of, which is rank 0 as long as it sees no views.
     """
 
-    def __init__(self, total_steps: int = 0, out: TextIO | None = None) -> None:
+    def __init__(
+        self, total_steps: int = 0, out: TextIO | None = None, speaks: Callable[[], bool] | None = None
+    ) -> None:
         self._progress = Progress(total_steps=total_steps)
+        self._asked = speaks
         self._out = sys.stdout if out is None else out
         self._broken = False
 
@@ -37,6 +42,8 @@ class PlainProgress:
         self._broken = True
 
     def _speaks(self, event: Mapping[str, Any]) -> bool:
+        if self._asked is not None:
+            return self._asked()
         return event.get("rank") == min(self._progress.ranks, default=0)
 
     def _recovery(self, event: Mapping[str, Any]) -> Line | None:

@@ -79,11 +79,11 @@ class Progress:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Over the last few steps of the current view, None before there are two."""
+        """Over the last few steps of the current view, None before there are two or when nobody tells."""
         if len(self._rates) < 2:
             return None
-        seconds = self._rates[-1][0] - self._rates[0][0]
-        return sum(tokens for _, tokens in list(self._rates)[1:]) / seconds if seconds > 0 else None
+        seconds, tokens = self._rates[-1][0] - self._rates[0][0], sum(tokens for _, tokens in list(self._rates)[1:])
+        return tokens / seconds if seconds > 0 and tokens else None
 
     def summary(self) -> str:
         """One line: step, loss, rate, members, view."""
@@ -102,6 +102,8 @@ class Progress:
         step, t = int(e["step"]), float(e["t"])
         if step <= self.step:
             return None
+        if not self.ranks:  # a worker sees its own events only, and no views among them
+            self.epoch = int(e.get("epoch", 0))
         self.step = step
         self.loss = None if e.get("loss") is None else float(e["loss"])
         self._rates.append((t, int(e.get("tokens") or 0)))

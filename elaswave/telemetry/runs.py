@@ -43,6 +43,12 @@ def read_config(run_folder: Path) -> Mapping[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def write_config(run_folder: str | Path, config: Mapping[str, Any]) -> None:
+    """Put the settings of a run into its folder, as plain values."""
+    Path(run_folder).mkdir(parents=True, exist_ok=True)
+    write_atomically(Path(run_folder) / CONFIG_FILE, json.dumps(config, indent=1) + "\n")
+
+
 def read_history(run_folder: str | Path) -> History:
     """Everything a run has told so far; torn and foreign lines are left out."""
     folder = Path(run_folder)

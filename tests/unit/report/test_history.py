@@ -1,6 +1,6 @@
 """Events become facts, and events that make no sense do no harm."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.events import CONFIG, Kill, MadeUpRun, worker_id
 
@@ -74,6 +74,7 @@ fields = ["rank", "worker_id", "pid", "step", "epoch", "members", "lost", "phase
 fields += ["name", "t0", "t1", "target_rank", "plan", "reason", "cause", "config", "tokens", "counted", "digest"]
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.builds(

@@ -12,9 +12,10 @@ from elaswave.config import from_mapping
 from elaswave.faults.scenario import Scenario
 from elaswave.report.facts import Fault
 from elaswave.report.history import history_build
-from elaswave.report.html import config_toml, faults_toml, page
+from elaswave.report.html import page
 from elaswave.report.markup import Markup, el, join, nice_ticks, thin
 from elaswave.report.summary import as_json, report_build
+from elaswave.report.toml import config_toml, faults_toml
 from elaswave.report.trace import trace
 
 KILLS = [Kill(rank=2, step=8, replaced_at=12), Kill(rank=0, step=15)]

@@ -12,6 +12,7 @@ from elaswave.telemetry.console import Console
 from elaswave.telemetry.follower import Follower
 from elaswave.telemetry.plain import PlainProgress
 from elaswave.telemetry.progress import Progress, Tone
+from elaswave.telemetry.runs import read_config, write_config
 
 KILLS = [Kill(rank=2, step=8, replaced_at=12)]
 
@@ -124,6 +125,14 @@ def test_a_worker_with_the_lowest_rank_speaks_for_all():
     assert spoken[2] == ""
 
 
+def test_a_worker_speaks_when_it_is_asked_to():
+    out, turns = io.StringIO(), iter([False, True])
+    sink = PlainProgress(2, out, speaks=lambda: next(turns))
+    for step in (1, 2):
+        sink.emit({"t": 3.0 * step, "kind": "step_committed", "rank": 5, "step": step, "epoch": 4, "loss": 1.0})
+    assert out.getvalue() == "[   3.00 s] step 2/2  loss 1.0000  view 4\n"
+
+
 def test_a_closed_stream_does_not_end_the_training():
     out = io.StringIO()
     out.close()
@@ -145,3 +154,9 @@ def test_a_paused_view_is_shown_as_such():
     )
     assert line is not None
     assert (line.text, line.tone) == ("view 2: 0 workers, paused; one left", Tone.BAD)
+
+
+def test_settings_of_a_run_are_written_and_read(tmp_path):
+    write_config(tmp_path / "run", {"training": {"steps": 3}})
+    assert read_config(tmp_path / "run") == {"training": {"steps": 3}}
+    assert read_config(tmp_path) == {}
