@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from elaswave.report.summary import Report, as_json
@@ -41,7 +42,7 @@ def run(arguments: Sequence[str] | argparse.Namespace) -> int:
 
 def facts(report: Report) -> list[tuple[str, str]]:
     """The lines under the table: name and value."""
-    accounts, mttrs_s = report.ledger, sorted(report.mttrs_s)
+    accounts, mttrs_s = report.ledger, report.mttrs_s
     last = accounts.steps[-1] if accounts.steps else None
     found = [
         ("steps", f"{report.last_step} of {report.target_steps or '?'}"),
@@ -51,8 +52,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
     if accounts.unconfirmed_samples:
         found.append(("", f"{accounts.unconfirmed_samples} of them only vouched for by the step's own vote"))
     if mttrs_s:
-        middle = mttrs_s[len(mttrs_s) // 2]
-        found.append(("MTTR", f"{duration(middle)} median, {duration(mttrs_s[-1])} worst of {len(mttrs_s)}"))
+        found.append(("MTTR", f"{duration(median(mttrs_s))} median, {duration(max(mttrs_s))} worst of {len(mttrs_s)}"))
     if last is not None and last.digest is not None:
         found.append(("state digest", last.digest))
     if report.comparison is not None:

@@ -198,7 +198,7 @@ def _marks(recoveries: Sequence[Recovery], x: Axis, top: float, bottom: float) -
         left = at + width > x.end
         shown = at >= free_from and not (left and at - width < free_from)
         marks.append(_mark(at, top, bottom, label if shown else "", left, group))
-        free_from = at + (12 if left or not shown else width)
+        free_from = max(free_from, at + (12 if left or not shown else width))
     return join(marks)
 
 
@@ -228,7 +228,7 @@ def _view_labels(report: Report, x: Axis, top: float) -> Markup:
     pieces, last = [], -100.0
     for view in report.history.views:
         at = x(view.t - report.history.started_t)
-        if at - last > 46:
+        if at - last > 60:
             pieces.append(
                 el("text", el("title", view.reason), f"view {view.epoch}", x=at + 3, y=top - 8, class_="tick")
             )

@@ -69,11 +69,12 @@ def _headline(report: Report) -> str:
 
 def _lead(report: Report) -> str:
     died = sum(len(one.lost_ranks) for one in report.recoveries)
-    first = f"{report.last_step} steps on {_workers(report)} workers. "
+    first = f"{report.last_step:,} steps on {_workers(report)} workers. "
     if not died:
         return first + "No worker was lost."
-    back = f"the survivors committed their next step {duration(median(report.mttrs_s))} after the fault"
-    middle = f"{died} worker{'s' * (died != 1)} died" + (f", and {back}" if report.mttrs_s else "")
+    middle = f"{died} worker{'s' * (died != 1)} died"
+    if report.mttrs_s:
+        middle += f", and the survivors committed their next step {duration(median(report.mttrs_s))} after the fault"
     middle += " (median)." if len(report.mttrs_s) > 1 else "."
     equal = report.comparison
     end = f" Against the unharmed run: {equal.reason}." if equal is not None and equal.verdict == "equal" else ""
@@ -91,17 +92,16 @@ def _tiles(report: Report) -> Markup:
         tiles.append(_tile("MTTR" + (", median" if len(mttrs_s) > 1 else ""), duration(median(mttrs_s)), about))
     twice = f"{accounts.samples:,} trained, {accounts.duplicate_samples} twice"
     tiles.append(_tile("Samples lost", f"{lost:,}", twice, "bad" if lost or accounts.duplicate_samples else "good"))
-    target = f"of {report.target_steps}" if report.target_steps else "no target known"
-    tiles.append(_tile("Steps committed", f"{report.last_step}", target, "" if report.complete else "bad"))
+    target = f"of {report.target_steps:,}" if report.target_steps else "no target known"
+    tiles.append(_tile("Steps committed", f"{report.last_step:,}", target, "" if report.complete else "bad"))
     if (found := report.comparison) is not None:
         good = "good" if found.verdict == "equal" else "bad"
-        tiles.append(
-            _tile("Bitwise equal", f"{found.equal_steps}/{found.common_steps}", "steps, to the unharmed run", good)
-        )
+        about = f"of {found.common_steps:,} steps, to the unharmed run"
+        tiles.append(_tile("Bitwise equal", f"{found.equal_steps:,}", about, good))
     elif accounts.steps:
         agree = len(accounts.steps) - len(accounts.disagreements)
         good = "bad" if accounts.disagreements else "good"
-        tiles.append(_tile("Ranks agree", f"{agree}/{len(accounts.steps)}", "steps: losses and digests", good))
+        tiles.append(_tile("Ranks agree on", f"{agree:,}", f"of {len(accounts.steps):,} losses and digests", good))
     if report.rates:
         tiles.append(
             _tile("Throughput", f"{median(r.tokens_per_s for r in report.rates):,.0f}", "tokens/s, median step")

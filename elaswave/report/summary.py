@@ -17,6 +17,10 @@ SCHEMA = 1
 """Version of `report.json`; raised when a key changes its meaning."""
 
 
+MOST_ERRORS = 3
+"""Last errors of a run that did not come to its end that are told with its failure."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything that the table, `report.json` and the page are made of."""
@@ -54,6 +58,8 @@ class Report:
         found = []
         if not self.complete:
             found.append(f"stopped at step {self.last_step} of {self.target_steps or '?'}")
+            errors = [note.text for note in self.history.notes if note.kind == "error"]
+            found.extend(list(dict.fromkeys(reversed(errors)))[:MOST_ERRORS])
         if self.ledger.samples_lost:
             found.append(f"{self.ledger.samples_lost} samples were never trained")
         if self.ledger.duplicate_samples:

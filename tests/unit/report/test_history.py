@@ -91,3 +91,17 @@ def test_a_report_can_be_made_of_anything(events):
     as_json(report)
     trace(report.history)
     assert page(report).startswith("<!doctype html>")
+
+
+WOUNDED = MadeUpRun(workers=3, steps=6, kills=[Kill(rank=1, step=2, replaced_at=4), Kill(rank=2, step=5)], spans=False)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.randoms(use_true_random=False), st.floats(0, 1), st.booleans())
+def test_a_report_can_be_made_of_what_is_left_of_a_run(random, kept, config):
+    events = [event for event in WOUNDED.events if random.random() < kept]
+    report = report_build(history_build(events, CONFIG if config else None), history_build(WOUNDED.events, CONFIG))
+    as_json(report)
+    assert page(report).startswith("<!doctype html>")
+    for one in report.recoveries:
+        assert one.mttr_s is None or abs(one.mttr_s - sum(one.phases_s.values()) - (one.redo_s or 0.0)) < 1e-6

@@ -47,7 +47,7 @@ def test_the_page_is_whole_and_needs_nothing_else(wounded):
     parser.feed(text)
     assert parser.open == []
     assert not re.search(r"(src|href)=|url\(|@import|<script|https?://", text)
-    for name in ("Wounded, and equal", "Bitwise equal", "20/20", "Run it again", "prefers-color-scheme"):
+    for name in ("Wounded, and equal", "Bitwise equal", "of 20 steps", "Run it again", "prefers-color-scheme"):
         assert name in text
 
 
