@@ -54,6 +54,7 @@ class Kind(StrEnum):
     FAULT = "fault"  # what, target_rank, target_pid, step, phase: written before it is done
     DEATH = "death"  # worker_id, rank, pid, evidence: written by the node's service
     SPARE = "spare"  # what (ready, activated), pid
+    METRICS = "metrics"  # step, and whatever numbers the script logs
     CHECKPOINT = "checkpoint"  # step, path, bytes
     ERROR = "error"  # message
 

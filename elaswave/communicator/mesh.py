@@ -26,6 +26,7 @@ from elaswave.errors import DeadlineExceeded, LaunchError, PeerLost, ProtocolErr
 
 STRANGERS_MAX = 512
 STRANGER_TIMEOUT_S = 10.0
+LEFT_BEHIND_S = 1.0
 BACKLOG = 512
 
 
@@ -72,6 +73,8 @@ class Mesh:
         self._sending: deque[Send] = deque()
         self._graves: list[Link] = []
         self._interrupt = 0
+        self._ahead = 0
+        self._members: frozenset[str] = frozenset()
         self._control: Callable[[], None] | None = None
         self._control_fd = -1
         self._epoll = select.epoll()
@@ -187,7 +190,8 @@ class Mesh:
         self._edit_groups(epoch, groups)
         self._abandon()
         self._bury()
-        needed = {peer for spec in groups.values() for peer in spec.members} - {self.worker_id}
+        self._members = frozenset(peer for spec in groups.values() for peer in spec.members)
+        needed = self._members - {self.worker_id}
         dialled = {link.peer for link in self._by_fd.values()}
         for peer in needed - set(self.links) - dialled:
             if self.worker_id > peer:
@@ -250,9 +254,12 @@ class Mesh:
         deadline = Deadline(self.timeout_s if timeout_s is None else timeout_s)
         while not done():
             self._raise_if_interrupted()
+            waited_s = deadline.timeout_s - deadline.left_s()
+            if self._ahead > self.epoch and waited_s > LEFT_BEHIND_S:
+                raise PeerLost(self._ahead)  # a member is in a newer epoch and will never answer in this one
             if deadline.passed():
                 raise DeadlineExceeded(f"waited {deadline.timeout_s} s for {what()}")
-            self._progress(deadline.left_s())
+            self._progress(min(deadline.left_s(), LEFT_BEHIND_S))
 
     def _raise_if_interrupted(self) -> None:
         if self._interrupt > self.epoch:
@@ -340,6 +347,8 @@ class Mesh:
             self._take_credit(link, frame.place)
             return
         key = (link.peer, frame.group, frame.epoch, frame.tag)
+        if frame.epoch > self._ahead and link.peer in self._members:
+            self._ahead = frame.epoch
         if self._stale(frame.group, frame.epoch):
             if frame.kind == Kind.SHARED:
                 link.credit(frame.place)

@@ -66,11 +66,13 @@ def partial(rank: int, survivors: Groups) -> dict[str, ProcessGroup]:
         rank: of this process in the job, which is its rank in torch's world.
         survivors: the groups that lost a member, without it.
     """
-    return {
-        name: dist.new_group(list(members), use_local_synchronization=True)
-        for name, members in survivors.items()
-        if rank in members and len(members) > 1
-    }
+    made: dict[str, ProcessGroup] = {}
+    for name, members in survivors.items():
+        if rank in members and len(members) > 1:
+            group = dist.new_group(list(members), use_local_synchronization=True)
+            assert isinstance(group, ProcessGroup)
+            made[name] = group
+    return made
 
 
 def partial_bare(

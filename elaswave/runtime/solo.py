@@ -19,7 +19,7 @@ class SoloAgent:
         self.rank = 0
         self.leaving = False
         self.on_view: Callable[[View], None] | None = None
-        self.newest: View | None = None
+        self._view: View | None = None
 
     def join(
         self, *, address: Mapping[str, object], config_digest: str, versions: Mapping[str, str], deadline: Deadline
@@ -33,10 +33,17 @@ class SoloAgent:
             pid=os.getpid(),
             address=address,
         )
-        self.newest = View(epoch=1, members=(member,), reason="one process")
+        self._view = View(epoch=1, members=(member,), reason="one process")
         if self.on_view is not None:
-            self.on_view(self.newest)
-        return self.newest
+            self.on_view(self._view)
+        return self._view
+
+    @property
+    def newest(self) -> View:
+        """The only view; only after `join`."""
+        if self._view is None:
+            raise RuntimeError("no view before join()")
+        return self._view
 
     def fileno(self) -> int | None:
         return None

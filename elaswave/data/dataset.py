@@ -1,0 +1,105 @@
+"""Where tokens come from: the standard library's own source text, text files, or a memory map of token ids."""
+
+import hashlib
+import sysconfig
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from elaswave.config import Config
+from elaswave.errors import ConfigError
+
+STDLIB_BYTES_MAX = 2 << 20
+TEXT_SUFFIXES = (".txt", ".md", ".py", ".rst", ".json")
+
+
+class Dataset(Protocol):
+    """Samples by number."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def sample(self, index: int) -> torch.Tensor:
+        """Sample `index` as int64 tokens, (sequence_length + 1,)."""
+        ...
+
+    def identity(self) -> str:
+        """Digest of the content, the same on every worker."""
+        ...
+
+
+class TokenDataset:
+    """A stream of tokens cut into samples that overlap by the one token that is only predicted.
+
+    Args:
+        tokens: flat array of any unsigned integer type.
+        sequence_length: tokens per sample.
+    """
+
+    def __init__(self, tokens: np.ndarray, sequence_length: int) -> None:
+        self._tokens, self._length = tokens, sequence_length
+
+    def __len__(self) -> int:
+        return max(0, (len(self._tokens) - 1) // self._length)
+
+    def sample(self, index: int) -> torch.Tensor:
+        start = index * self._length
+        return torch.from_numpy(self._tokens[start : start + self._length + 1].astype(np.int64))
+
+    def identity(self) -> str:
+        return hashlib.sha256(self._tokens.tobytes()).hexdigest()[:16]
+
+
+def build_dataset(config: Config) -> TokenDataset:
+    """Open the data that `config.data` names.
+
+    Raises:
+        ConfigError: it cannot be read, has ids beyond the vocabulary, or is too small for one step.
+    """
+    data, model = config.data, config.model
+    tokens = _tokens(data.source, Path(data.path))
+    if len(tokens) and int(tokens.max()) >= model.vocabulary:
+        raise ConfigError("model.vocabulary", model.vocabulary, f"the data has token {int(tokens.max())}; raise it")
+    dataset = TokenDataset(tokens, model.sequence_length)
+    if len(dataset) < config.training.train_batch_size:
+        key, value = ("data.source", data.source) if data.source == "stdlib" else ("data.path", data.path)
+        raise ConfigError(
+            key,
+            value,
+            f"has {len(tokens)} tokens, that is {len(dataset)} samples of {model.sequence_length}; one step needs "
+            f"training.train_batch_size = {config.training.train_batch_size}; use more data or a smaller batch",
+        )
+    return dataset
+
+
+def _tokens(source: str, path: Path) -> np.ndarray:
+    try:
+        if source == "stdlib":
+            return np.frombuffer(stdlib_text(), np.uint8)
+        if source == "tokens":
+            return np.memmap(path, np.uint16, mode="r")
+        return np.frombuffer(_text(path), np.uint8)
+    except (OSError, ValueError) as error:
+        raise ConfigError("data.path", str(path), f"cannot be read: {error}") from error
+
+
+def stdlib_text() -> bytes:
+    """Source text of the standard library's top-level modules, in order of name, up to a bound."""
+    parts, room = [], STDLIB_BYTES_MAX
+    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        parts.append(file.read_bytes()[:room])
+        room -= len(parts[-1])
+        if not room:
+            break
+    return b"".join(parts)
+
+
+def _text(path: Path) -> bytes:
+    """A file, or all text files below a folder in order of path."""
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.suffix in TEXT_SUFFIXES and file.is_file()]
+        return b"\n".join(file.read_bytes() for file in files)
+    return path.read_bytes()

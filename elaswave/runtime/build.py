@@ -1,0 +1,69 @@
+"""Put the parts of the training side together as the config says."""
+
+import importlib
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from elaswave.config import Config, Optimizer
+from elaswave.data.dataset import Dataset
+from elaswave.data.microbatch import sample_ids
+from elaswave.errors import ConfigError
+from elaswave.models.dropout import connect
+from elaswave.numerics import make_accumulator
+from elaswave.pipeline.stage import Batch, Stage
+from elaswave.rng import Streams
+from elaswave.zero.schema import Make
+
+
+def build_stage(config: Config, model: nn.Module, dataset: Dataset) -> Stage:
+    """The whole model as one stage, fed by `dataset`, drawing from streams keyed by sample."""
+    train = config.training
+    streams = Streams(train.seed)
+    connect(model, streams)
+
+    def batch(step: int, micro_batch: int) -> Batch:
+        ids = sample_ids(
+            seed=train.seed,
+            step=step,
+            micro_batch=micro_batch,
+            micro_batch_size=train.micro_batch_size,
+            train_batch_size=train.train_batch_size,
+            num_samples=len(dataset),
+        )
+        rows = torch.stack([dataset.sample(index) for index in ids])
+        return rows[:, :-1], rows[:, 1:], ids
+
+    return Stage(
+        model,
+        make_accumulator=partial(make_accumulator, train.numerics),
+        streams=streams,
+        batch=batch,
+        tokens_per_step=train.train_batch_size * config.model.sequence_length,
+    )
+
+
+def optimizer_maker(config: Optimizer) -> Make:
+    """Parameter groups -> optimizer, as the config names it.
+
+    Raises:
+        ConfigError: there is no such optimizer.
+    """
+    if config.name == "adamw":
+        return partial(
+            torch.optim.AdamW,
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        )
+    module, colon, name = config.name.partition(":")
+    if not colon:
+        raise ConfigError("optimizer.name", config.name, "use adamw, or package.module:Class")
+    try:
+        kind: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError("optimizer.name", config.name, f"cannot be imported: {error}") from error
+    return partial(kind, lr=config.lr)

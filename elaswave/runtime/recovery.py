@@ -1,0 +1,99 @@
+"""Bring the members of a new view back to the newest complete step, in place. The paper's figure, as one function."""
+
+from typing import TYPE_CHECKING
+
+from elaswave.clock import Deadline
+from elaswave.communicator.group import GroupSpec
+from elaswave.errors import Dismissed, Fenced, PeerLost
+from elaswave.events import Kind, Phase
+from elaswave.planner.scheduler import make_plan
+from elaswave.runtime.restore import confirm, restore
+from elaswave.runtime.views import chain
+from elaswave.topology import View, lost_between
+
+if TYPE_CHECKING:
+    from elaswave.runtime.job import Job
+
+WORLD = "world"
+SLACK_S = 10.0
+"""A paused job is ended by the coordinator; workers wait a little longer than it does."""
+
+
+def recover(job: "Job", *, cause: str, target: View | None = None) -> None:
+    """Enter the next view; begun again as often as a further member is lost on the way.
+
+    Args:
+        cause: why, for the report.
+        target: the view to enter, when it is one that nobody is interrupted by.
+
+    Raises:
+        Dismissed: the job was done before this worker could take part.
+        Fenced: this worker is not a member any more.
+        Unrecoverable: the members do not have the whole state between them.
+    """
+    before, interrupted_at = job.view, job.recorder.clock.wall()
+    recomputed = job.unsettle()
+    while True:
+        try:
+            _recover_once(job, before, cause, interrupted_at, recomputed, target)
+            return
+        except PeerLost:
+            target = None
+
+
+def _recover_once(
+    job: "Job", before: View | None, cause: str, interrupted_at: float, recomputed: int, target: View | None
+) -> None:
+    """One try: detect, agree, plan, relink, restore, migrate, resume."""
+    times: dict[str, float] = {}
+    with job.phase(Phase.DETECT, times, since=interrupted_at):
+        job.release_copies()
+    with job.phase(Phase.AGREE, times):
+        job.view = view = target or _agree(job)
+        job.entered_epoch = view.epoch
+    with job.phase(Phase.PLAN, times):
+        job.plan = make_plan(job.config, before, view)
+    with job.phase(Phase.RELINK, times):
+        addresses = {member.worker_id: member.address for member in view.members}
+        job.mesh.edit(view.epoch, addresses, {WORLD: GroupSpec(view.worker_ids())})
+    with job.phase(Phase.RESTORE, times):
+        restored = restore(job)
+        confirm(job, restored)
+    with job.phase(Phase.MIGRATE, times):
+        restored.held.pool.establish(restored.held.optimizer.state())
+        restored.held.pool.finish()
+    with job.phase(Phase.RESUME, times):
+        job.world().barrier()
+        job.resume(restored)
+    job.recorder.emit(
+        Kind.RECOVERY,
+        epoch=view.epoch,
+        step=job.step,
+        lost=[member.rank for member in lost_between(before, view)] if before else [],
+        cause=view.reason if cause == "lost" else cause,
+        phases_s=times,
+        recomputed=recomputed,
+        bytes_moved=restored.bytes_moved,
+        plan=job.plan.reason,
+    )
+
+
+def _agree(job: "Job") -> View:
+    """The view to enter: the end of the chain from the current one, and not a paused one."""
+    deadline = Deadline(job.config.elasticity.wait_for_workers_s + SLACK_S)
+    while True:
+        target = chain(job.view or _first(job), job.seen)
+        fresh = job.view is None or target.epoch > job.entered_epoch
+        if fresh and not target.paused:
+            break
+        job.agent.wait_view(job.newest_epoch(), deadline)
+    if target.finished:
+        raise Dismissed("the job was done before this worker could take part")
+    if target.member(job.agent.worker_id) is None:
+        raise Fenced(f"view {target.epoch} does not contain this worker: {target.reason}")
+    return target
+
+
+def _first(job: "Job") -> View:
+    """The view in which this worker got its rank."""
+    return next(view for view in job.seen if view.member(job.agent.worker_id) is not None)

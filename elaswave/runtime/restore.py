@@ -1,0 +1,167 @@
+"""Bring the sharded state into the layout of a new view: agree on a version, verify it, move it, copy it.
+
+The old layout is only read. Until every member has confirmed the new one, a fault goes back to it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from elaswave.errors import CorruptState, Unrecoverable
+from elaswave.runtime.exchange import gather_json, gather_rows, signed, unsigned
+from elaswave.runtime.holding import Holding, collect, layout_of, make_holding
+from elaswave.snapshot.ring import Decision, Lost, choose
+from elaswave.snapshot.ring import Holding as Offer
+from elaswave.snapshot.verify import combine, digest
+from elaswave.zero.layout import route
+from elaswave.zero.remap import Part, Remap
+
+if TYPE_CHECKING:
+    from elaswave.runtime.job import Job
+
+FIELDS = ("layout_epoch", "num_shards", "shard", "version", "owner")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What RESTORE leaves for RESUME.
+
+    Attributes:
+        held: shard of the new layout, at `version`.
+        version: step after which the state was so.
+        total: digest of the whole state as it was announced at the commit; None when nobody remembers.
+        bytes_moved: received by this worker.
+    """
+
+    held: Holding
+    version: int
+    total: int | None = None
+    bytes_moved: int = 0
+
+
+def restore(job: "Job") -> Restored:
+    """Fill this worker's shard of the new layout.
+
+    Raises:
+        PeerLost: a further member was lost.
+        Unrecoverable: some shard is held by nobody.
+        CorruptState: no good copy of some shard is left.
+    """
+    assert job.plan is not None
+    assert job.optimizer is not None
+    held = make_holding(
+        config=job.config,
+        plan=job.plan,
+        worker_id=job.agent.worker_id,
+        group=job.world(),
+        stage=job.trainee.stage,
+        make=job.optimizer.make,
+        schema=job.optimizer.schema,
+    )
+    bad: set[Offer] = set()
+    while True:
+        offers, totals = _exchange_offers(job, bad)
+        decision = choose(offers)
+        if isinstance(decision, Lost):
+            return _begin(job, held, decision)
+        found = _verify(job, decision) if job.config.snapshot.verify else set()
+        if not any(row[0] for row in gather_rows(job.world(), [len(found)])):
+            return _move(job, held, decision, totals.get(decision.version))
+        bad |= found
+
+
+def _exchange_offers(job: "Job", bad: set[Offer]) -> tuple[dict[str, list[Offer]], Mapping[int, int]]:
+    """What everyone holds, and the digest of the whole state at each version that somebody remembers."""
+    own = [offer for held in job.holdings() for offer in held.holdings() if offer not in bad]
+    totals = {v: combine(d) for held in job.holdings() for v, d in held.digests.items()}
+    row = {
+        "worker_id": job.agent.worker_id,
+        "offers": [[getattr(offer, name) for name in FIELDS] for offer in own],
+        "totals": {str(version): total for version, total in totals.items()},
+        "step": job.step,
+        "began": job.began,
+    }
+    rows: list[dict[str, Any]] = gather_json(job.world(), row)
+    job.began = job.began or any(row["began"] for row in rows)
+    offers = {
+        row["worker_id"]: [Offer(**dict(zip(FIELDS, values, strict=True))) for values in row["offers"]] for row in rows
+    }
+    known: dict[int, int] = {}
+    for one in rows:
+        for version, total in one["totals"].items():
+            if known.setdefault(int(version), total) != total:
+                raise CorruptState(f"members remember different digests of step {version}")
+    return offers, known
+
+
+def _verify(job: "Job", decision: Decision) -> set[Offer]:
+    """Own holdings of the decision whose content is not what its owner announced."""
+    bad = set()
+    for held in job.holdings():
+        recorded = held.digests.get(decision.version)
+        if held.epoch != decision.layout_epoch or recorded is None:
+            continue
+        for offer in held.holdings():
+            if offer.version != decision.version:
+                continue
+            if held.digest(offer.shard, offer.version) != recorded[offer.shard]:
+                bad.add(offer)
+                job.report_corrupt(offer)
+    return bad
+
+
+def _begin(job: "Job", held: Holding, lost: Lost) -> Restored:
+    """Nobody has anything: the first step of the job, unless it had begun before."""
+    if lost.layout_epoch is not None:
+        raise Unrecoverable(
+            f"shards {list(lost.shards)} of step {lost.version} are gone with all their copies; "
+            f"more members died at once than snapshot.copies = {job.config.snapshot.copies} can make up for. "
+            f"{job.resume_advice()}"
+        )
+    if job.began:
+        raise Unrecoverable(f"every worker that held state is gone. {job.resume_advice()}")
+    stage = job.trainee.stage
+    ranges = held.layout.ranges(held.index)
+    held.optimizer.initialise(collect(stage.flat[job.trainee.versions.index(0)], ranges))
+    return Restored(held=held, version=0)
+
+
+def _move(job: "Job", held: Holding, decision: Decision, total: int | None) -> Restored:
+    """Fill the new shard from old ones."""
+    assert job.plan is not None
+    version = decision.version
+    old = layout_of(job.config, job.trainee.stage, len(decision.holders))
+    plan = route(old, held.layout, decision.holders, job.plan.worker_ids)
+    source = next((h for h in job.holdings() if h.epoch == decision.layout_epoch), None)
+    parts: dict[int, Part] = {}
+    if source is not None:
+        shards = {offer.shard for offer in source.holdings() if offer.version == version}
+        parts = {shard: source.part(shard, version) for shard in shards}
+    target = held.optimizer.staging()
+    remap = Remap(job.world(), plan, parts, Part(ranges=held.layout.ranges(held.index), tensors=target.tensors))
+    remap.start().finish()
+    scalars = source.state(next(iter(parts)), version).scalars if source is not None and parts else None
+    rows = gather_json(job.world(), scalars)
+    held.optimizer.adopt(version, next(row for row in rows if row is not None))
+    return Restored(held=held, version=version, total=total, bytes_moved=remap.bytes_received)
+
+
+def confirm(job: "Job", restored: Restored) -> None:
+    """Prove that shards and parameters are those of the version, and give parameters to who lacks them.
+
+    Raises:
+        CorruptState: the new shards together are not the state that was announced.
+    """
+    held, version, world = restored.held, restored.version, job.world()
+    master = held.optimizer.state().tensors["master"]
+    ranges = held.layout.ranges(held.index)
+    mine = [signed(held.digest(held.index, version)), signed(digest(ranges, {"master": master}))]
+    rows = gather_rows(world, mine)
+    digests = [unsigned(row[0]) for row in rows]
+    total, parameters = combine(digests), combine(unsigned(row[1]) for row in rows)
+    if restored.total not in (None, total):
+        raise CorruptState(f"step {version} was announced as {restored.total:016x}, the restored state is {total:016x}")
+    held.record(version, digests)
+    fits = job.trainee.digest(version) == parameters
+    if not all(row[0] for row in gather_rows(world, [fits])):
+        job.trainee.gather(world, master, held.layout.shards, version)
