@@ -191,14 +191,16 @@ def _marks(recoveries: Sequence[Recovery], x: Axis, top: float, bottom: float) -
     by_step: dict[int, list[Recovery]] = {}
     for one in recoveries:
         by_step.setdefault(one.step + 1, []).append(one)
-    marks, free_from = [], 0.0
-    for step, group in sorted(by_step.items()):
-        at, label = x(step), "; ".join(_lost(one) for one in group)
+    steps = sorted(by_step)
+    marks, taken_to = [], x.start
+    for step, after in zip(steps, [*steps[1:], None], strict=True):
+        at, label = x(step), "; ".join(_lost(one) for one in by_step[step])
         width = 7.5 * len(label) + 20
-        left = at + width > x.end
-        shown = at >= free_from and not (left and at - width < free_from)
-        marks.append(_mark(at, top, bottom, label if shown else "", left, group))
-        free_from = max(free_from, at + (12 if left or not shown else width))
+        room = (x.end if after is None else x(after) - 6) - at
+        left = width > room and at - width >= taken_to
+        shown = left or width <= room
+        marks.append(_mark(at, top, bottom, label if shown else "", left, by_step[step]))
+        taken_to = at + (width if shown and not left else 6)
     return join(marks)
 
 

@@ -64,6 +64,8 @@ def _headline(report: Report) -> str:
         return "A quiet run."
     if report.comparison is not None:
         return "Wounded, and equal to the last bit."
+    if report.ledger.unconfirmed_samples:
+        return "Workers died. The run went on."
     return "Workers died. Nothing was lost."
 
 
