@@ -161,6 +161,9 @@ class Job:
             deadline=Deadline(self.config.elasticity.wait_for_workers_s),
         )
         self.recorder.identity.update(rank=self.agent.rank, worker_id=self.agent.worker_id, pid=os.getpid())
+        if not self.began and self.agent.rank == min(view.ranks()):
+            config = self.config.model_dump(mode="json")
+            self.recorder.emit(Kind.RUN, config=config, name=self.config.run.name, workers=len(view.members))
         self.recorder.emit(Kind.JOINED, epoch=view.epoch, step=self.step)
 
     def _farewell(self) -> bool:
