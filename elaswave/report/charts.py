@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from elaswave.events import Phase
 from elaswave.report.facts import Membership
@@ -191,9 +192,9 @@ def _marks(recoveries: Sequence[Recovery], x: Axis, top: float, bottom: float) -
     by_step: dict[int, list[Recovery]] = {}
     for one in recoveries:
         by_step.setdefault(one.step + 1, []).append(one)
-    steps = sorted(by_step)
     marks, taken_to = [], x.start
-    for step, after in zip(steps, [*steps[1:], None], strict=True):
+    for step, after in pairwise([*sorted(by_step), None]):
+        assert step is not None, "only the end has no step"
         at, label = x(step), "; ".join(_lost(one) for one in by_step[step])
         width = 7.5 * len(label) + 20
         room = (x.end if after is None else x(after) - 6) - at
