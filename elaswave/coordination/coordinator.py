@@ -4,13 +4,30 @@
 state is soft: a standby that takes over rebuilds it from the newest view, the roster and the nodes' hellos.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from elaswave.coordination import membership
+from elaswave.coordination.compatibility import mismatch
+from elaswave.coordination.coordinator_events import (
+    Action,
+    Drop,
+    End,
+    Event,
+    NodeConnected,
+    NodeDisconnected,
+    NodeGone,
+    NodeSaid,
+    Policy,
+    Published,
+    Send,
+    Slept,
+    StepDown,
+    Tick,
+)
 from elaswave.coordination.delta import delta_between
 from elaswave.coordination.detector import NodeSigns, Standing, examine_node
-from elaswave.coordination.membership import NodeState, Quorum, State, Status
+from elaswave.coordination.membership import NodeState, State
 from elaswave.coordination.protocol import (
     Address,
     Claim,
@@ -34,90 +51,6 @@ from elaswave.topology import View
 
 EPOCH_LEAP = 16
 """A new primary skips this many epochs: the lost one may have published some that nobody here has seen."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What the job needs: nodes to form, workers to run."""
-
-    min_nodes: int = 1
-    min_workers: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class NodeConnected:
-    """A node introduced itself, for the first time or again. `host` is where its connection comes from."""
-
-    hello: NodeHello
-    host: str
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSaid:
-    node_id: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class NodeDisconnected:
-    node_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class NodeGone:
-    """The node said goodbye, or its process was seen to end: its workers are dead."""
-
-    node_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Slept:
-    """This process did not run for a while, so nobody's silence means anything."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = NodeConnected | NodeSaid | NodeDisconnected | NodeGone | Slept | Tick
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    node_id: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Close the connection to a node."""
-
-    node_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A view was published; for the record."""
-
-    view: View
-
-
-@dataclass(frozen=True, slots=True)
-class StepDown:
-    """Without a quorum this process must not lead, and its workers must stop."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The job gave up."""
-
-    reason: str
-
-
-Action = Send | Drop | Published | StepDown | End
 
 
 @dataclass(slots=True)
@@ -455,24 +388,11 @@ class Coordinator:
 
     def _refusal(self, state: State) -> str | None:
         """Why this primary may not publish a view without the members whose fate is unknown; None when it may."""
-        found = membership.changes(state)
-        alive, unknown = found.count(Status.ALIVE), found.count(Status.UNKNOWN)
-        if not unknown:
-            return None
-        verdict = membership.quorum(found)
-        if verdict is Quorum.STOP:
-            return f"only {alive} workers are here and nothing is known of {unknown} others: they may go on without us"
-        # a majority takes the witness too where there is one: the other side may count with an older view
-        taken = self.witness(f"{self.lineage}-{self._claims + 1}")
-        if taken is False:
-            return "the other workers have taken the witness file and go on without us"
-        if taken is None and verdict is Quorum.WITNESS:
-            return (
-                f"exactly half of the workers ({alive}) are here and there is no witness file to decide; put the run "
-                "folder on storage that all nodes share, or use an odd number of nodes"
-            )
-        self._claims += 1 if taken else 0
-        return None
+        verdict = membership.decide_split(
+            membership.changes(state), lambda: self.witness(f"{self.lineage}-{self._claims + 1}")
+        )
+        self._claims += verdict.took_witness
+        return verdict.refusal
 
     def _step_down(self, reason: str, out: list[Action]) -> None:
         self._ended = True
@@ -538,25 +458,3 @@ class Coordinator:
                     self._turned.add(worker.worker_id)
                     reason = "the job has done its last step"
                     out.append(Send(node_id, Turned(turn=Turn.DISMISSED, reason=reason, worker_id=worker.worker_id)))
-
-
-def mismatch(reference: WorkerRecord, worker: WorkerRecord) -> str | None:
-    """Why `worker` cannot train together with `reference`, with the remedy; None when it can."""
-    names = sorted(reference.versions.keys() | worker.versions.keys())
-    for name in names:
-        ours, theirs = _version(reference.versions, name), _version(worker.versions, name)
-        if ours != theirs:
-            return (
-                f"worker {worker.worker_id} runs {name} {theirs}, the job runs {name} {ours}; "
-                f"install {name} {ours} on its host"
-            )
-    if reference.config_digest != worker.config_digest:
-        return (
-            f"worker {worker.worker_id} was started with another configuration ({worker.config_digest[:12]}) than "
-            f"the job ({reference.config_digest[:12]}); start every node with the same file and overrides"
-        )
-    return None
-
-
-def _version(versions: Mapping[str, str], name: str) -> str:
-    return versions.get(name, "(unknown)")

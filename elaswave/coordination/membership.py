@@ -3,7 +3,7 @@
 After `quorum_compute` in torchft's lighthouse: the decision takes the clock as an argument and returns its reason.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -143,6 +143,41 @@ def quorum(found: Changes) -> Quorum:
     if alive > unknown or unknown == 0:
         return Quorum.GO
     return Quorum.WITNESS if alive == unknown else Quorum.STOP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Whether a view without the members of unknown fate may be published; `refusal` says why not."""
+
+    refusal: str | None = None
+    took_witness: bool = False
+
+
+def decide_split(found: Changes, take_witness: Callable[[], bool | None]) -> Split:
+    """Keep a job that was cut in two from going on twice.
+
+    A majority takes the witness, too, where there is one: the other side may count with an older view.
+
+    Args:
+        take_witness: True: taken now, False: somebody else has it, None: there is no witness.
+    """
+    alive, unknown = found.count(Status.ALIVE), found.count(Status.UNKNOWN)
+    if not unknown:
+        return Split()
+    verdict = quorum(found)
+    if verdict is Quorum.STOP:
+        return Split(
+            refusal=f"only {alive} workers are here and nothing is known of {unknown} others: they may go on without us"
+        )
+    taken = take_witness()
+    if taken is False:
+        return Split(refusal="the other workers have taken the witness file and go on without us")
+    if taken is None and verdict is Quorum.WITNESS:
+        return Split(
+            refusal=f"exactly half of the workers ({alive}) are here and there is no witness file to decide; put the "
+            "run folder on storage that all nodes share, or use an odd number of nodes"
+        )
+    return Split(took_witness=taken is True)
 
 
 def view_compute(now: float, state: State) -> tuple[View | None, str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from elaswave.clock import SYSTEM, Clock, Deadline
-from elaswave.coordination import processes
+from elaswave.coordination import dialing, processes
 from elaswave.coordination import run_folder as run_folders
-from elaswave.coordination.coordinator import Policy
+from elaswave.coordination.coordinator_events import Policy
 from elaswave.coordination.detector import Evidence
 from elaswave.coordination.failover import Failover
 from elaswave.coordination.node_core import Identity, NodeCore
@@ -79,6 +79,7 @@ class NodeService:
         self._witness = file_witness(run_folder, self.node_id)
         self._timeouts, self._recorder, self._on_kill, self._clock = timeouts, recorder, on_kill, clock
         self._io: NodeIO | None = None
+        self._address = ("", 0)
         self._thread = threading.Thread(target=self._run, name="elaswave-node", daemon=True)
         self._commands: collections.deque[Callable[[NodeCore, float], None]] = collections.deque()
         self._changed = threading.Condition()
@@ -93,22 +94,21 @@ class NodeService:
         Raises:
             LaunchError: no address to listen on.
         """
+        listener, address, seed_index = dialing.open_listener(self._seeds, self._bind)
+        self._address = address
         self._io = NodeIO(
+            core=self._make_core(address, seed_index),
+            listener=listener,
             secret=self._secret,
-            seeds=self._seeds,
-            bind=self._bind,
             timeouts=self._timeouts,
             recorder=self._recorder,
             on_kill=self._on_kill,
             clock=self._clock,
         )
-        self._io.core = self._make_core(self._io)
         self._thread.start()
 
-    def _make_core(self, io: NodeIO) -> NodeCore:
+    def _make_core(self, address: tuple[str, int], seed_index: int | None) -> NodeCore:
         now = self._clock.monotonic()
-        host, port = io.address
-        wildcard = host in ("0.0.0.0", "::", "")
         return NodeCore(
             now=now,
             identity=Identity(
@@ -116,8 +116,8 @@ class NodeService:
                 host_id=self.host_id,
                 pid=os.getpid(),
                 started_ticks=processes.started_ticks(os.getpid()),
-                host="" if wildcard else host,
-                port=port,
+                host=address[0],
+                port=address[1],
             ),
             policy=self._policy,
             timeouts=self._timeouts,
@@ -127,9 +127,9 @@ class NodeService:
             failover=Failover(
                 now=now,
                 node_id=self.node_id,
-                own=io.address,
+                own=address,
                 seeds=self._seeds,
-                seed_index=io.seed_index,
+                seed_index=seed_index,
                 timeouts=self._timeouts,
             ),
             lineage=secrets.token_hex(6),
@@ -237,8 +237,7 @@ class NodeService:
     @property
     def address(self) -> tuple[str, int]:
         """Where other nodes reach this one; only after `start`."""
-        assert self._io is not None
-        return self._io.address
+        return self._address
 
     @property
     def job_started(self) -> str:

@@ -5,13 +5,24 @@ with sockets and processes, a test or a simulator with whatever it likes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from elaswave.coordination import coordinator as primary
-from elaswave.coordination import failover, node_workers
-from elaswave.coordination.coordinator import Coordinator, Policy
+from elaswave.coordination import coordinator_events as primary
+from elaswave.coordination import failover
+from elaswave.coordination.coordinator import Coordinator
+from elaswave.coordination.coordinator_events import Policy
 from elaswave.coordination.delta import apply_delta
 from elaswave.coordination.failover import Failover
+from elaswave.coordination.node_actions import (
+    Action,
+    CloseLink,
+    ClosePeer,
+    Complain,
+    Ended,
+    ToPeer,
+    ToPrimary,
+    WatchNode,
+)
 from elaswave.coordination.node_workers import NodeWorkers
 from elaswave.coordination.protocol import (
     VERSION,
@@ -21,7 +32,6 @@ from elaswave.coordination.protocol import (
     Fence,
     FullView,
     Message,
-    NodeEntry,
     NodeHello,
     NodeWelcome,
     Pulse,
@@ -38,58 +48,6 @@ from elaswave.coordination.protocol import (
 from elaswave.coordination.timeouts import Timeouts
 from elaswave.errors import ElasWaveError, Fenced, LaunchError, ProtocolError, RefusedError
 from elaswave.topology import View
-
-
-@dataclass(frozen=True, slots=True)
-class ToPeer:
-    """To a node that connected to us."""
-
-    peer: int
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class ClosePeer:
-    peer: int
-
-
-@dataclass(frozen=True, slots=True)
-class ToPrimary:
-    """To the node that we connected to."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class CloseLink:
-    """Close the connection to the primary, or the attempt to make one."""
-
-
-@dataclass(frozen=True, slots=True)
-class WatchNode:
-    """Report when this process of another node on our host ends."""
-
-    entry: NodeEntry
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """This node is out of the job."""
-
-    error: ElasWaveError
-
-
-Action = (
-    node_workers.Action
-    | failover.Dial
-    | ToPeer
-    | ClosePeer
-    | ToPrimary
-    | CloseLink
-    | WatchNode
-    | primary.Published
-    | Ended
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +155,7 @@ class NodeCore:
     def _pass_on_worker_actions(self, now: float) -> None:
         while self.workers.actions:
             action = self.workers.actions.pop(0)
-            if isinstance(action, node_workers.Complain):
+            if isinstance(action, Complain):
                 self._to_primary(now, action.suspect)
             else:
                 self.actions.append(action)
@@ -492,8 +450,3 @@ class NodeCore:
             self.actions.append(ToPrimary(Bye()))
         self.coordinator = None
         self.failover.searching = False
-
-
-def with_port(identity: Identity, host: str, port: int) -> Identity:
-    """The same node, reachable at another address."""
-    return replace(identity, host=host, port=port)

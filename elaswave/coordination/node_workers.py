@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from elaswave.coordination.detector import Evidence, WorkerSigns, examine_worker
+from elaswave.coordination.node_actions import Complain, Died, Kill, SpareReady, SpareUsed, ToWorker, WorkerAction
 from elaswave.coordination.protocol import (
     Activate,
     Bye,
@@ -29,58 +30,6 @@ from elaswave.topology import View
 
 FENCE_GRACE_S = 1.0
 """A fenced worker may take this long to end by itself before it is killed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToWorker:
-    worker_id: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End this process; `worker_id` is empty when it has not introduced itself yet."""
-
-    worker_id: str
-    pid: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Died:
-    """For the record."""
-
-    worker_id: str
-    rank: int
-    pid: int
-    evidence: str
-
-
-@dataclass(frozen=True, slots=True)
-class SpareReady:
-    """For the record."""
-
-    worker_id: str
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class SpareUsed:
-    """For the record."""
-
-    worker_id: str
-    pid: int
-    local_rank: int
-
-
-@dataclass(frozen=True, slots=True)
-class Complain:
-    """To the primary: a local worker does not hear from another one."""
-
-    suspect: Suspect
-
-
-Action = ToWorker | Kill | Died | SpareReady | SpareUsed | Complain
 
 
 @dataclass(slots=True)
@@ -143,7 +92,7 @@ class NodeWorkers:
     leaving: bool = False
     finished: bool = False
     changed: bool = False
-    actions: list[Action] = field(default_factory=list)
+    actions: list[WorkerAction] = field(default_factory=list)
     _workers: dict[str, _Worker] = field(default_factory=dict)
     _expected: dict[str, _Expected] = field(default_factory=dict)
     _fates: dict[str, Fate] = field(default_factory=dict)

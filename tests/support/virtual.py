@@ -4,31 +4,20 @@ import heapq
 import itertools
 from dataclasses import dataclass, field
 
-from elaswave.coordination.coordinator import Policy, Published
+from elaswave.coordination.coordinator_events import Policy, Published
 from elaswave.coordination.detector import Evidence
 from elaswave.coordination.failover import Dial, Failover
-from elaswave.coordination.node_core import (
-    CloseLink,
-    ClosePeer,
-    Ended,
-    Identity,
-    NodeCore,
-    ToPeer,
-    ToPrimary,
-    WatchNode,
-)
-from elaswave.coordination.node_workers import Kill, NodeWorkers, ToWorker
+from elaswave.coordination.node_actions import CloseLink, ClosePeer, Ended, Kill, ToPeer, ToPrimary, ToWorker, WatchNode
+from elaswave.coordination.node_core import Identity, NodeCore
+from elaswave.coordination.node_workers import NodeWorkers
 from elaswave.coordination.protocol import (
     VERSION,
-    Activate,
     Depart,
     Fence,
     Finish,
-    FullView,
     Join,
     Pulse,
     Turned,
-    ViewDelta,
     WorkerHello,
 )
 from elaswave.coordination.timeouts import Timeouts
@@ -398,7 +387,3 @@ class World:
                 self._carry_out(connection.other)
 
         self._later(LATENCY_S, close)
-
-
-VIEWS = (FullView, ViewDelta)
-ACTIVATE = Activate

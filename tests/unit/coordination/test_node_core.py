@@ -3,7 +3,7 @@
 import pytest
 from support.virtual import World
 
-from elaswave.coordination.coordinator import Policy
+from elaswave.coordination.coordinator_events import Policy
 from elaswave.coordination.delta import apply_delta
 from elaswave.coordination.protocol import Activate, Fence, FullView, LeaveSoon, Turned
 from elaswave.errors import Fenced, LaunchError
