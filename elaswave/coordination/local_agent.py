@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from elaswave.coordination.rendezvous import ElasticRendezvous
 
 SPARE_DELAY = "ELASWAVE_SPARE_DELAY_S"
-DEFAULT_SPARE_DELAY_S = 5.0
+DEFAULT_SPARE_DELAY_S = 3.0
 EXIT_AFTER_LEAVE_S = 5.0
 """How long workers may take to exit once they have left."""
 

@@ -97,6 +97,7 @@ class ElasticRendezvous(RendezvousHandler):
         self._params = params
         self._service: NodeService | None = None
         self._events = NodeEvents()
+        self._witness_folder: Path | None = None
 
     def get_backend(self) -> str:
         return "elaswave"
@@ -156,10 +157,11 @@ class ElasticRendezvous(RendezvousHandler):
         self.shutdown()
         service = self._service = self._make_service()
         service.start()
-        folder = os.environ.get(run_folder.VARIABLE) or self._parent() / run_folder.name_of(
-            self.get_run_id(), service.job_started
-        )
-        self._events.open(self._make_folder(Path(folder), service.node_index), service.node_id)
+        run_id = self.get_run_id()
+        folder = run_folder.known_before_start(run_id, os.environ)
+        if folder is None:
+            folder = run_folder.of_torchrun(run_id, service.job_started, os.environ)
+        self._events.open(self._make_folder(folder, service.node_index), service.node_id)
         os.environ.update(service.worker_env())
         os.environ[run_folder.VARIABLE] = str(folder)
         os.environ[bootstrap.PARENT_PID] = str(os.getpid())
@@ -169,13 +171,6 @@ class ElasticRendezvous(RendezvousHandler):
         if self._service is not None:
             self._service.stop()
         return True
-
-    @staticmethod
-    def _parent() -> Path:
-        from elaswave.coordination import run_folder
-
-        given = os.environ.get(run_folder.VARIABLE)
-        return (Path(given).parent if given else Path(os.environ.get(run_folder.PARENT_VARIABLE) or "runs")).absolute()
 
     @staticmethod
     def _make_folder(folder: Path, index: int) -> Path:
@@ -193,6 +188,7 @@ class ElasticRendezvous(RendezvousHandler):
         return folder
 
     def _make_service(self) -> "NodeService":
+        from elaswave.coordination import run_folder
         from elaswave.coordination.launch_settings import GRACE
         from elaswave.coordination.local_workers import kill_session
         from elaswave.coordination.node import NodeService
@@ -204,6 +200,9 @@ class ElasticRendezvous(RendezvousHandler):
         if os.environ.get(GRACE):
             timeouts = dataclasses.replace(timeouts, grace_s=float(os.environ[GRACE]))
         run_id = self.get_run_id()
+        if self._witness_folder is None:  # where all nodes look for it before they have agreed on anything
+            known = run_folder.known_before_start(run_id, os.environ)
+            self._witness_folder = known or run_folder.parent_of_runs(os.environ)
         return NodeService(
             run_id=run_id,
             secret=job_secret(run_id),
@@ -212,7 +211,7 @@ class ElasticRendezvous(RendezvousHandler):
             expected_workers=self.local_world_size or _workers_per_node(),
             min_nodes=self._params.min_nodes,
             min_workers=self.settings.min_workers,
-            run_folder=self._parent(),  # for the witness, which must not depend on what is not agreed on yet
+            run_folder=self._witness_folder,
             timeouts=timeouts,
             recorder=Recorder((self._events,), {"pid": os.getpid()}),
             on_kill=kill_session,

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from elaswave.clock import SYSTEM
@@ -43,16 +44,28 @@ def create(parent: Path, name: str, *, wall_s: float | None = None, space_bytes:
     return folder.absolute()
 
 
-def name_of(run_id: str, started: str) -> str:
-    """The folder's name for a job that torchrun started: every node derives the same.
+def known_before_start(run_id: str, environ: Mapping[str, str]) -> Path | None:
+    """The run folder of a job that `elaswave launch` made, which its name gives away; None for any other."""
+    if environ.get(VARIABLE):
+        return Path(environ[VARIABLE]).absolute()
+    if re.fullmatch(r"\d{8}-\d{6}-.+", run_id):
+        return parent_of_runs(environ) / run_id
+    return None
+
+
+def of_torchrun(run_id: str, started: str, environ: Mapping[str, str]) -> Path:
+    """The run folder of a job that torchrun started: every node derives the same.
 
     Args:
-        run_id: torchrun's `--rdzv-id`; `elaswave launch` gives the name of the folder that it made.
+        run_id: torchrun's `--rdzv-id`.
         started: UTC time at which the job's first node came up, as every node was told.
     """
-    if re.fullmatch(r"\d{8}-\d{6}-.+", run_id):
-        return run_id
-    return f"{_safe(started)}-{_safe(run_id)}"
+    return parent_of_runs(environ) / f"{_safe(started)}-{_safe(run_id)}"
+
+
+def parent_of_runs(environ: Mapping[str, str]) -> Path:
+    """Where torchrun's jobs make their run folders; shared storage when they span hosts."""
+    return Path(environ.get(PARENT_VARIABLE) or "runs").absolute()
 
 
 def stamp(wall_s: float) -> str:

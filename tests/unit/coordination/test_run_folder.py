@@ -36,3 +36,18 @@ def test_latest_that_is_a_folder_is_left_alone(tmp_path: Path):
     (tmp_path / "latest" / "mine").write_text("")
     assert run_folder.create(tmp_path, "a").is_dir()
     assert (tmp_path / "latest" / "mine").exists()
+
+
+def test_torchrun_jobs_of_one_id_and_start_share_a_folder(tmp_path: Path):
+    environ = {run_folder.PARENT_VARIABLE: str(tmp_path)}
+    assert run_folder.known_before_start("none", environ) is None
+    folder = run_folder.of_torchrun("my job", "20260101-000000", environ)
+    assert folder == tmp_path / "20260101-000000-my-job"
+
+
+def test_the_folder_of_a_launched_job_is_known_by_variable_or_name(tmp_path: Path):
+    environ = {run_folder.PARENT_VARIABLE: str(tmp_path)}
+    name = "20260101-000000-run"
+    assert run_folder.known_before_start(name, environ) == tmp_path / name
+    environ[run_folder.VARIABLE] = str(tmp_path / "other")
+    assert run_folder.known_before_start(name, environ) == tmp_path / "other"
