@@ -17,11 +17,13 @@ from elaswave.errors import NumericsError
 
 FRACTION_BITS = 44
 BOUND = 128.0
-"""Gradients of one micro-batch must stay below this, so that sums of many stay inside 63 bits."""
+"""Gradients of one micro-batch must stay below this, where the last bit of a float64 next to 1.5 * 2**8 is 2**-44."""
 CHUNK = 256
 LIMB_BITS = 40
-FIRST_LIMB_BITS = 24
+FIRST_LIMB_BITS = 16
 LIMBS = 3
+SQUARES_BOUND = 2.0**36
+"""The squares of a gradient must sum to less, so that limbs of up to 1024 shards cannot wrap around."""
 
 _MAGIC = 1.5 * 2.0 ** (52 - FRACTION_BITS)
 _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
@@ -37,11 +39,17 @@ def pin_threads(num_threads: int) -> None:
 class ExactAccumulator:
     """Gradients as int64 fixed point.
 
+    Args:
+        num_elements: of the gradient.
+        num_micro_batches: that are added over all workers; their sum must not wrap around.
+
     Attributes:
         buffer: flat sum, (num_elements,) int64, in units of 2**-44.
+        bound: every element of a micro-batch's gradient must be smaller.
     """
 
-    def __init__(self, num_elements: int) -> None:
+    def __init__(self, num_elements: int, num_micro_batches: int = 1) -> None:
+        self.bound = min(BOUND, 2.0 ** (63 - FRACTION_BITS) / num_micro_batches)
         self.buffer = torch.zeros(num_elements, dtype=torch.int64)
         self._wide = torch.empty(num_elements, dtype=torch.float64)
 
@@ -55,13 +63,13 @@ class ExactAccumulator:
         there; the difference of the bit patterns is the integer.
 
         Raises:
-            NumericsError: some element is not below `BOUND`, or not a number.
+            NumericsError: some element is not below `bound`, or not a number.
         """
         low, high = torch.aminmax(gradient)
         largest = max(-low.item(), high.item())
-        if not largest < BOUND:
+        if not largest < self.bound:
             raise NumericsError(
-                f"micro-batch {micro_batch} has a gradient of {largest:g}; exact sums need less than {BOUND:g}. "
+                f"micro-batch {micro_batch} has a gradient of {largest:g}; exact sums need less than {self.bound:g}. "
                 "Lower optimizer.lr, or use training.numerics = 'fast'"
             )
         self._wide.copy_(gradient)
@@ -70,7 +78,7 @@ class ExactAccumulator:
         self.buffer.add_(bits).sub_(_MAGIC_BITS)
 
     def to_float(self, part: torch.Tensor) -> torch.Tensor:
-        """A part of the sum as float32, rounded once."""
+        """A part of the sum as float32."""
         return part.double().mul_(_RESOLUTION).float()
 
 
@@ -96,20 +104,34 @@ class FastAccumulator:
         return part.clone()
 
 
-def make_accumulator(numerics: Numerics, num_elements: int) -> ExactAccumulator | FastAccumulator:
-    return ExactAccumulator(num_elements) if numerics is Numerics.EXACT else FastAccumulator(num_elements)
+def make_accumulator(
+    numerics: Numerics, num_elements: int, num_micro_batches: int = 1
+) -> ExactAccumulator | FastAccumulator:
+    """Where gradients are summed.
+
+    Args:
+        numerics: `exact` or `fast`.
+        num_elements: of the gradient.
+        num_micro_batches: of one step over the whole job.
+    """
+    if numerics is Numerics.EXACT:
+        return ExactAccumulator(num_elements, num_micro_batches)
+    return FastAccumulator(num_elements)
 
 
 def square_sum_limbs(shard: torch.Tensor, ranges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """Sum of squares as three integers, so that the sums of all shards add up to the same total however it is cut.
 
     Squares are summed in float64 over fixed chunks, which no cut divides; each chunk's sum is then split without
-    rounding that depends on others into integers worth 2**-24, 2**-64 and 2**-104.
+    rounding that depends on others into integers worth 2**-16, 2**-56 and 2**-96.
 
     Args:
         shard: flat float32 elements.
         ranges: global (start, stop) pieces of the shard, each a whole number of chunks from the start of its layer,
             or reaching to the layer's end.
+
+    Raises:
+        NumericsError: the gradient is infinite, not a number, or its squares sum to `SQUARES_BOUND` or more.
     """
     squares = shard.double().square_().numpy()
     starts = _chunk_starts(tuple(ranges))
@@ -117,8 +139,8 @@ def square_sum_limbs(shard: torch.Tensor, ranges: Sequence[tuple[int, int]]) -> 
         return (0,) * LIMBS
     with np.errstate(invalid="ignore"):
         rest = np.ldexp(np.add.reduceat(squares, starts), FIRST_LIMB_BITS)
-    if not np.isfinite(rest).all() or rest.sum() >= 2.0**62:
-        raise NumericsError("the gradient's norm is not a finite number; lower optimizer.lr")
+    if not rest.sum() < np.ldexp(SQUARES_BOUND, FIRST_LIMB_BITS):
+        raise _norm_error()
     limbs = []
     for _ in range(LIMBS):
         whole = np.floor(rest)
@@ -139,11 +161,22 @@ def _chunk_starts(ranges: tuple[tuple[int, int], ...]) -> np.ndarray:
 
 
 def norm_from_limbs(limbs: Sequence[int]) -> float:
-    """Root of the sum of squares whose limbs have been added over all shards."""
+    """Root of the sum of squares whose limbs have been added over all shards.
+
+    Raises:
+        NumericsError: the sum is `SQUARES_BOUND` or more; what one shard alone refuses, any cut refuses.
+    """
     total = 0
     for limb in limbs:
         total = (total << LIMB_BITS) + limb
-    return math.sqrt(total / (1 << (FIRST_LIMB_BITS + (LIMBS - 1) * LIMB_BITS)))
+    squares = total / (1 << (FIRST_LIMB_BITS + (LIMBS - 1) * LIMB_BITS))
+    if squares >= SQUARES_BOUND:
+        raise _norm_error()
+    return math.sqrt(squares)
+
+
+def _norm_error() -> NumericsError:
+    return NumericsError(f"the gradient's norm is not below {math.sqrt(SQUARES_BOUND):g}; lower optimizer.lr")
 
 
 def clip_scale(norm: float, clip_norm: float) -> float:

@@ -11,7 +11,11 @@ import torch
 from elaswave.config import Config
 from elaswave.errors import ConfigError
 
-STDLIB_BYTES_MAX = 2 << 20
+STDLIB_BYTES_MAX = 4 << 20
+SCAN_TOKENS = 1 << 22
+"""How many tokens are looked at in advance; the others are checked when they are used."""
+DIGEST_BLOCKS = 256
+DIGEST_BLOCK_TOKENS = 1 << 16
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".rst", ".json")
 
 
@@ -37,20 +41,38 @@ class TokenDataset:
     Args:
         tokens: flat array of any unsigned integer type.
         sequence_length: tokens per sample.
+        vocabulary: every token must be smaller.
     """
 
-    def __init__(self, tokens: np.ndarray, sequence_length: int) -> None:
-        self._tokens, self._length = tokens, sequence_length
+    def __init__(self, tokens: np.ndarray, sequence_length: int, vocabulary: int) -> None:
+        self._tokens, self._length, self._vocabulary = tokens, sequence_length, vocabulary
+        self._check(tokens[:SCAN_TOKENS])
 
     def __len__(self) -> int:
         return max(0, (len(self._tokens) - 1) // self._length)
 
     def sample(self, index: int) -> torch.Tensor:
+        """Sample `index` as int64 tokens, (sequence_length + 1,).
+
+        Raises:
+            ConfigError: it has a token beyond the vocabulary.
+        """
         start = index * self._length
-        return torch.from_numpy(self._tokens[start : start + self._length + 1].astype(np.int64))
+        tokens = self._tokens[start : start + self._length + 1].astype(np.int64)
+        self._check(tokens)
+        return torch.from_numpy(tokens)
 
     def identity(self) -> str:
-        return hashlib.sha256(self._tokens.tobytes()).hexdigest()[:16]
+        """Digest of the length and of blocks spread evenly; of everything unless it is large."""
+        digest = hashlib.sha256(f"{self._tokens.dtype} {len(self._tokens)}".encode())
+        stride = max(DIGEST_BLOCK_TOKENS, -(-len(self._tokens) // DIGEST_BLOCKS))
+        for start in range(0, len(self._tokens), stride):
+            digest.update(np.ascontiguousarray(self._tokens[start : start + DIGEST_BLOCK_TOKENS]).data)
+        return digest.hexdigest()[:16]
+
+    def _check(self, tokens: np.ndarray) -> None:
+        if len(tokens) and (largest := int(tokens.max())) >= self._vocabulary:
+            raise ConfigError("model.vocabulary", self._vocabulary, f"the data has token {largest}; raise it")
 
 
 def build_dataset(config: Config) -> TokenDataset:
@@ -61,9 +83,7 @@ def build_dataset(config: Config) -> TokenDataset:
     """
     data, model = config.data, config.model
     tokens = _tokens(data.source, Path(data.path))
-    if len(tokens) and int(tokens.max()) >= model.vocabulary:
-        raise ConfigError("model.vocabulary", model.vocabulary, f"the data has token {int(tokens.max())}; raise it")
-    dataset = TokenDataset(tokens, model.sequence_length)
+    dataset = TokenDataset(tokens, model.sequence_length, model.vocabulary)
     if len(dataset) < config.training.train_batch_size:
         key, value = ("data.source", data.source) if data.source == "stdlib" else ("data.path", data.path)
         raise ConfigError(

@@ -30,9 +30,10 @@ def build_model(config: Model, seed: int) -> nn.Module:
         known = ", ".join(sorted(KNOWN))
         raise ConfigError("model.name", config.name, f"use one of {known}, or package.module:Class")
     try:
-        made = getattr(importlib.import_module(module), name)(config, seed)
-    except (ImportError, AttributeError) as error:
+        make = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError("model.name", config.name, f"cannot be imported: {error}") from error
+    made = make(config, seed)
     missing = [method for method in ("layers", "loss_sum") if not hasattr(made, method)]
     if missing:
         raise ConfigError("model.name", config.name, f"lacks {' and '.join(missing)}")

@@ -14,6 +14,7 @@ from elaswave.config import Model
 from elaswave.models.dropout import KeyedDropout
 
 INIT_STD = 0.02
+_SEED_MASK = (1 << 63) - 1
 
 
 class Embedding(nn.Module):
@@ -103,7 +104,7 @@ class GPT(nn.Module):
 
 def initialise(layer: nn.Module, seed: int, number: int, residual_std: float) -> None:
     """Fill a layer's parameters from (seed, number of the layer) alone."""
-    generator = torch.Generator().manual_seed((seed << 20) ^ number)
+    generator = torch.Generator().manual_seed(((seed << 20) ^ number) & _SEED_MASK)
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
             if parameter.dim() < 2:

@@ -5,6 +5,8 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from elaswave.memory import allocate
 
@@ -65,12 +67,16 @@ class Stage:
             streams: told which samples are being computed.
             batch: (step, micro-batch id) -> inputs, targets and sample ids.
             tokens_per_step: of the global batch; losses and gradients are divided by it.
+
+        Raises:
+            ValueError: the model cannot be trained in this way; the message says why and what to do.
         """
         self._model, self._streams, self._batch, self._tokens = model.train(), streams, batch, tokens_per_step
         self._trainable: Trainable = model  # type: ignore[assignment]
         self._layers = [list(layer.parameters()) for layer in self._trainable.layers()]
         self._parameters = [parameter for layer in self._layers for parameter in layer]
         _check_owners(model, self._parameters)
+        _check_stateless(model)
         self.num_elements = sum(parameter.numel() for parameter in self._parameters)
         self.accumulator = make_accumulator(self.num_elements)
         self._gradient = torch.empty(self.num_elements)
@@ -122,10 +128,19 @@ class Stage:
             NumericsError: it is too large for exact sums.
         """
         assert self._loss is not None, "forward() comes first"
-        gradients = torch.autograd.grad(self._loss, self._parameters)
+        gradients = torch.autograd.grad(self._loss, self._parameters, materialize_grads=True)
         self._loss = None
         torch.cat([gradient.reshape(-1) for gradient in gradients], out=self._gradient)
         self.accumulator.add(self._gradient, micro_batch)
+
+
+def _check_stateless(model: nn.Module) -> None:
+    """What a micro-batch computes depends on parameters and keyed draws only, not on what was computed before."""
+    for name, module in model.named_modules():
+        if isinstance(module, _DropoutNd) and module.p > 0:
+            raise ValueError(f"{name} draws by call count; use elaswave.models.dropout.KeyedDropout")
+        if isinstance(module, _BatchNorm):
+            raise ValueError(f"{name} mixes samples and keeps statistics; use a norm within the sample, as LayerNorm")
 
 
 def _check_owners(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:

@@ -38,7 +38,7 @@ def build_stage(config: Config, model: nn.Module, dataset: Dataset) -> Stage:
 
     return Stage(
         model,
-        make_accumulator=partial(make_accumulator, train.numerics),
+        make_accumulator=partial(make_accumulator, train.numerics, num_micro_batches=config.micro_batches),
         streams=streams,
         batch=batch,
         tokens_per_step=train.train_batch_size * config.model.sequence_length,
