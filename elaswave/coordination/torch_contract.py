@@ -56,7 +56,7 @@ REQUIREMENTS = (
     Requirement(_SERVER, "SimpleElasticAgent._exit_barrier", source=("_store",)),
     Requirement(_SERVER, "RunResult", ("state", "return_values", "failures")),
     Requirement(_SERVER, "WorkerState.SUCCEEDED"),
-    Requirement(_PROCESSES, "PContext.__init__", source=("entrypoint", "args", "envs", "stdouts", "stderrs")),
+    Requirement(_PROCESSES, "PContext.__init__", source=("reify", "entrypoint", "args", "envs", "stdouts", "stderrs")),
     Requirement(_PROCESSES, "PContext.close", ("death_sig", "timeout"), ("_close",)),
     Requirement(_PROCESSES, "SubprocessContext.__init__", source=("_running_local_ranks", "_failures")),
     Requirement(_PROCESSES, "SubprocessContext._start", source=("subprocess_handlers", "get_subprocess_handler")),
@@ -71,7 +71,9 @@ REQUIREMENTS = (
     Requirement(_HANDLERS, "SubprocessHandler.__init__", source=("_stdout", "_stderr", "local_rank_id", "proc")),
     Requirement(_HANDLERS, "SubprocessHandler.close", ("death_sig",)),
     Requirement(_TAIL, "TailLog", ("name", "log_files", "dst", "log_line_prefixes")),
-    Requirement(_TAIL, "TailLog.__init__", source=("_log_files", "_dst", "_log_line_prefixes")),
+    Requirement(
+        _TAIL, "TailLog.__init__", source=("_name", "_log_files", "_dst", "_log_line_prefixes", "_finished_events")
+    ),
 )
 
 
