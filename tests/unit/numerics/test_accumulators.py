@@ -1,0 +1,105 @@
+"""Fixed-point sums have the same bits in any order, are closer than float32 sums, and refuse what they cannot hold."""
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elaswave.config import Numerics
+from elaswave.errors import NumericsError
+from elaswave.numerics import BOUND, ExactAccumulator, FastAccumulator, make_accumulator
+
+MICRO_BATCHES = 12
+SIZE = 500
+
+
+def gradients(scale=1e-3):
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(SIZE, generator=generator) * scale for _ in range(MICRO_BATCHES)]
+
+
+def shared_out(owners, order, values):
+    """The sum of workers' buffers, each having added its micro-batches in the given order."""
+    workers = [ExactAccumulator(SIZE, MICRO_BATCHES) for _ in range(MICRO_BATCHES)]
+    for micro_batch in order:
+        workers[owners[micro_batch]].add(values[micro_batch], micro_batch)
+    return sum((worker.buffer for worker in workers), torch.zeros(SIZE, dtype=torch.int64))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(0, MICRO_BATCHES - 1), min_size=MICRO_BATCHES, max_size=MICRO_BATCHES),
+    st.permutations(range(MICRO_BATCHES)),
+    st.sampled_from([1e-9, 1e-3, 10.0]),
+)
+def test_any_sharing_and_order_gives_the_same_bits(owners, order, scale):
+    values = gradients(scale)
+    alone = shared_out([0] * MICRO_BATCHES, range(MICRO_BATCHES), values)
+    assert torch.equal(shared_out(owners, order, values), alone)
+
+
+def test_float_sums_do_depend_on_the_order():
+    values = gradients()
+    forward, backward = FastAccumulator(SIZE), FastAccumulator(SIZE)
+    for i in range(MICRO_BATCHES):
+        forward.add(values[i], i)
+        backward.add(values[-1 - i], i)
+    assert not torch.equal(forward.buffer, backward.buffer)
+
+
+def test_sum_is_closer_than_a_float32_sum():
+    values = gradients()
+    exact, fast = ExactAccumulator(SIZE, MICRO_BATCHES), FastAccumulator(SIZE)
+    for i, value in enumerate(values):
+        exact.add(value, i)
+        fast.add(value, i)
+    wanted = torch.stack(values).double().sum(0)
+    error, fast_error = ((a.to_float(a.buffer).double() - wanted).norm() / wanted.norm() for a in (exact, fast))
+    assert error < 4e-8
+    assert error < fast_error
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.floats(-BOUND, BOUND, exclude_min=True, exclude_max=True, width=32))
+def test_one_element_becomes_the_nearest_multiple(value):
+    accumulator = ExactAccumulator(1)
+    accumulator.add(torch.tensor([value]), 0)
+    assert accumulator.buffer.item() == round(value * 2**44)
+
+
+def test_zero_forgets():
+    accumulator = ExactAccumulator(SIZE)
+    accumulator.add(gradients()[0], 0)
+    accumulator.zero()
+    assert not accumulator.buffer.any()
+
+
+@pytest.mark.parametrize("bad", [BOUND, -BOUND, 1e30, math.inf, -math.inf, math.nan])
+def test_out_of_range_names_micro_batch_value_and_remedy(bad):
+    accumulator = ExactAccumulator(SIZE)
+    gradient = gradients()[0]
+    gradient[77] = bad
+    with pytest.raises(NumericsError, match=re.escape(f"micro-batch 5 has a gradient of {abs(bad):g};")):
+        accumulator.add(gradient, 5)
+    assert not accumulator.buffer.any()
+
+
+def test_many_micro_batches_cannot_wrap_around():
+    count = 1 << 14
+    accumulator = ExactAccumulator(1, count)
+    largest = torch.nextafter(torch.tensor([accumulator.bound]), torch.zeros(1))
+    accumulator.add(largest, 0)
+    assert accumulator.buffer.item() * count < 1 << 63
+    assert ExactAccumulator(1, 4096).bound == BOUND
+
+
+def test_config_chooses():
+    assert isinstance(make_accumulator(Numerics.EXACT, 4, 2), ExactAccumulator)
+    fast = make_accumulator(Numerics.FAST, 4, 2)
+    assert fast.buffer.dtype == torch.float32
+    part = fast.to_float(fast.buffer[1:3])
+    part.fill_(1.0)
+    assert not fast.buffer.any()
