@@ -75,6 +75,7 @@ class Mesh:
         self._interrupt = 0
         self._ahead = 0
         self._members: frozenset[str] = frozenset()
+        self._known: set[str] = set()  # workers of this view; others may have dialled from a later one
         self._control: Callable[[], None] | None = None
         self._control_fd = -1
         self._epoll = select.epoll()
@@ -185,18 +186,29 @@ class Mesh:
             DeadlineExceeded: a member could not be linked within `timeout_s`.
         """
         self.epoch = epoch
-        for peer in [peer for peer in self.links if peer not in addresses]:
+        for peer in [peer for peer in self.links if peer in self._known and peer not in addresses]:
             self._drop(self.links[peer])
+        self._known = set(addresses)
         self._edit_groups(epoch, groups)
         self._abandon()
         self._bury()
         self._members = frozenset(peer for spec in groups.values() for peer in spec.members)
         needed = self._members - {self.worker_id}
+
+        def linked() -> bool:
+            missing = needed - self.links.keys()
+            if missing:
+                self._dial_missing(missing, addresses)
+            return not missing
+
+        self.wait(linked, what=lambda: f"links to {sorted(needed - self.links.keys())}")
+
+    def _dial_missing(self, missing: set[str], addresses: Mapping[str, Mapping[str, object]]) -> None:
+        """Of two workers the one with the larger id dials."""
         dialled = {link.peer for link in self._by_fd.values()}
-        for peer in needed - set(self.links) - dialled:
+        for peer in missing - dialled:
             if self.worker_id > peer:
                 self._dial(peer, addresses[peer])
-        self.wait(lambda: needed <= self.links.keys(), what=lambda: f"links to {sorted(needed - set(self.links))}")
 
     def _edit_groups(self, epoch: int, groups: Mapping[str, GroupSpec]) -> None:
         for name in [name for name in self._groups if name not in groups]:

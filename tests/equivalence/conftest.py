@@ -1,0 +1,26 @@
+"""Warm processes and reference runs that many tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.training import MiniJob, Zygote, digests
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    process = Zygote()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def reference(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """Digest of every step of the unharmed run of one worker."""
+    with MiniJob(zygote, tmp_path_factory.mktemp("reference") / "one", workers=1) as job:
+        return digests(job.wait())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run"
