@@ -93,8 +93,8 @@ class Channel:
         return self._frames() if self.ready else []
 
     def _shake_hands(self) -> None:
-        if not self._met:
-            self._look_at_magic()
+        if not self._met and not self._looks_right():
+            return
         while self._buffer and not self.ready:
             part = bytes(self._buffer[: self._handshake.wanted_bytes])
             del self._buffer[: len(part)]
@@ -106,12 +106,13 @@ class Channel:
             for message in waiting:
                 self.send(message)
 
-    def _look_at_magic(self) -> None:
-        """Tell a stranger from somebody with another secret, by its first bytes."""
+    def _looks_right(self) -> bool:
+        """Tell a stranger from somebody with another secret, by its first bytes, once they are there."""
         head = bytes(self._buffer[: len(MAGIC)])
         if not MAGIC.startswith(head):
             raise ProtocolError(f"it said {head!r}")
         self._met = len(head) == len(MAGIC)
+        return self._met
 
     def _frames(self) -> list[Message]:
         messages: list[Message] = []

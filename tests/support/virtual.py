@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from elaswave.coordination.coordinator_events import Policy, Published
@@ -36,6 +37,7 @@ class Connection:
     node: str
     other: str
     open: bool = True
+    waiting: dict = field(default_factory=lambda: defaultdict(deque))
 
 
 @dataclass
@@ -349,41 +351,57 @@ class World:
         if connection is not None:
             self._deliver(connection, name, connection.node, message)
 
+    def _blocked(self, one, other):
+        return (one, other) in self._cut or other in self._asleep
+
     def _deliver(self, connection, sender, receiver, message):
-        """Every message goes through the wire format, like between processes."""
-        copy = unpack(pack(message)[4:])
+        """Every message goes through the wire format. Like TCP, a cut holds messages up and keeps their order."""
+        connection.waiting[receiver].append(unpack(pack(message)[4:]))
+        self._later(LATENCY_S, lambda: self._arrive(connection, sender, receiver))
 
-        def arrive():
-            if not connection.open or receiver not in self.cores or (sender, receiver) in self._cut:
-                return
-            if receiver in self._asleep:
-                self._later(TICK_S, arrive)
-                return
-            core = self.cores[receiver]
-            if receiver == connection.other:
-                core.peer_said(self.now, connection.key, "h", copy)
-            else:
-                core.primary_said(self.now, copy)
-            self._carry_out(receiver)
-
-        self._later(LATENCY_S, arrive)
+    def _arrive(self, connection, sender, receiver):
+        waiting = connection.waiting[receiver]
+        if not connection.open or receiver not in self.cores or not waiting:
+            return
+        if self._blocked(sender, receiver):
+            self._later(TICK_S, lambda: self._arrive(connection, sender, receiver))
+            return
+        core, message = self.cores[receiver], waiting.popleft()
+        if receiver == connection.other:
+            core.peer_said(self.now, connection.key, "h", message)
+        else:
+            core.primary_said(self.now, message)
+        self._carry_out(receiver)
 
     def _disconnect(self, connection, by=""):
-        """Both ends learn of it, unless they are cut off or the ones who did it; what was sent before arrives first."""
+        """Close a connection; what was sent before arrives first, and a cut keeps the other side from noticing."""
+        self._later(LATENCY_S, lambda: self._close(connection, by))
 
-        def close():
-            if not connection.open:
-                return
-            connection.open = False
-            del self._connections[connection.key]
-            if self._links.get(connection.node) is connection:
-                del self._links[connection.node]
-            cut = (connection.node, connection.other) in self._cut
-            if connection.node in self.cores and by != connection.node and not cut:
-                self.cores[connection.node].link_closed(self.now)
-                self._carry_out(connection.node)
-            if connection.other in self.cores and by != connection.other and not cut:
-                self.cores[connection.other].peer_closed(self.now, connection.key)
-                self._carry_out(connection.other)
+    def _close(self, connection, by):
+        if not connection.open:
+            return
+        for end, other in ((connection.node, connection.other), (connection.other, connection.node)):
+            while connection.waiting[end] and end in self.cores and not self._blocked(other, end):
+                self._arrive(connection, other, end)
+        if not connection.open:
+            return
+        connection.open = False
+        del self._connections[connection.key]
+        for end, other in ((connection.node, connection.other), (connection.other, connection.node)):
+            if end != by:
+                self._notice_close(connection, end, other)
+            elif self._links.get(end) is connection:
+                del self._links[end]
 
-        self._later(LATENCY_S, close)
+    def _notice_close(self, connection, end, other):
+        if end not in self.cores:
+            return
+        if self._blocked(other, end):
+            self._later(TICK_S, lambda: self._notice_close(connection, end, other))
+            return
+        if end == connection.other:
+            self.cores[end].peer_closed(self.now, connection.key)
+        elif self._links.get(end) is connection:
+            del self._links[end]
+            self.cores[end].link_closed(self.now)
+        self._carry_out(end)
