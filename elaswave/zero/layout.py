@@ -195,11 +195,17 @@ def _segments(old: Layout, new: Layout) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Starts, stops, old shards and new shards of the coarsest cut that refines both layouts."""
     old_starts, old_shards = _table(old)
     new_starts, new_shards = _table(new)
-    starts = np.union1d(old_starts, new_starts)
+    starts = _distinct(np.concatenate([old_starts, new_starts]))
     stops = np.append(starts[1:], old.num_elements)[: len(starts)]
     given = old_shards[np.searchsorted(old_starts, starts, side="right") - 1]
     taken = new_shards[np.searchsorted(new_starts, starts, side="right") - 1]
     return starts, stops, given, taken
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """Ascending, without repetitions. What numpy has for it imports a module on first use, in the middle of a recovery."""
+    ordered = np.sort(values)
+    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))] if len(ordered) else ordered
 
 
 def _table(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -218,12 +224,15 @@ def _sources(
     owners: Sequence[str],
 ) -> Mapping[tuple[int, int], str]:
     """Who serves each (old shard, new shard) pair."""
-    pairs, index = np.unique(np.stack([given, taken], axis=1), axis=0, return_inverse=True)
-    weights = np.bincount(index.ravel(), weights=sizes, minlength=len(pairs)).astype(np.int64)
+    width = int(taken.max(initial=0)) + 1
+    codes = given * width + taken
+    pairs = _distinct(codes)
+    index = np.searchsorted(pairs, codes)
+    weights = np.bincount(index, weights=sizes, minlength=len(pairs)).astype(np.int64)
     sources: dict[tuple[int, int], str] = {}
     load: dict[str, int] = {}
-    for i in np.lexsort((pairs[:, 1], pairs[:, 0], -weights)).tolist():
-        shard, target = pairs[i].tolist()
+    for i in np.lexsort((pairs, -weights)).tolist():
+        shard, target = divmod(int(pairs[i]), width)
         able = holders[shard]
         if not able:
             raise ValueError(f"nobody holds shard {shard}")
