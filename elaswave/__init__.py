@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from elaswave.config import load as load_config
     from elaswave.errors import ElasWaveError, PeerLost
     from elaswave.runtime.attempt import Attempt
-    from elaswave.runtime.job import Job, join
+    from elaswave.runtime.job import Job
+    from elaswave.session import join
 
 __version__ = "0.1.0"
 
@@ -21,7 +22,7 @@ _HOMES = {
     "ElasWaveError": ("elaswave.errors", "ElasWaveError"),
     "Job": ("elaswave.runtime.job", "Job"),
     "PeerLost": ("elaswave.errors", "PeerLost"),
-    "join": ("elaswave.runtime.job", "join"),
+    "join": ("elaswave.session", "join"),
     "load_config": ("elaswave.config", "load"),
 }
 

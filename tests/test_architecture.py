@@ -17,7 +17,7 @@ LONG_FUNCTION_LINES = 60
 CLOCK_READERS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"}
 TORCH_FREE = ["elaswave.cli.main", "elaswave.config", "elaswave.topology", "elaswave.events", "elaswave.telemetry.runs"]
 TORCH_FREE += ["elaswave.cli.report", "elaswave.cli.verify", "elaswave.zero.layout", "elaswave.data.microbatch"]
-TORCH_FREE += ["elaswave.coordination.membership", "elaswave.coordination.detector", "elaswave.cli.plan"]
+TORCH_FREE += ["elaswave.coordination.membership", "elaswave.coordination.detector"]
 
 
 def name_of(path: Path) -> str:

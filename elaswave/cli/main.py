@@ -16,7 +16,6 @@ from elaswave.errors import ConfigError, ElasWaveError
 COMMANDS = {
     "launch": "train a config on this machine, with workers that may die and come back",
     "demo": "a short guided run: train, kill a worker, compare with an unharmed run",
-    "plan": "print what the planner would do when ranks are lost, and why; starts nothing",
     "verify": "compare two runs step by step, bit by bit",
     "report": "what happened in a run: recoveries, their phases, losses",
     "bench": "measure what the README claims",

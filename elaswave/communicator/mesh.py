@@ -203,7 +203,7 @@ class Mesh:
 
         self.wait(linked, what=lambda: f"links to {sorted(needed - self.links.keys())}")
 
-    def _dial_missing(self, missing: set[str], addresses: Mapping[str, Mapping[str, object]]) -> None:
+    def _dial_missing(self, missing: frozenset[str] | set[str], addresses: Mapping[str, Mapping[str, object]]) -> None:
         """Of two workers the one with the larger id dials."""
         dialled = {link.peer for link in self._by_fd.values()}
         for peer in missing - dialled:

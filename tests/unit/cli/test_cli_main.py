@@ -14,7 +14,7 @@ def install(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
     module = types.ModuleType("elaswave.cli.plan")
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "elaswave.cli.plan", module)
-    monkeypatch.setattr(cli, "_installed", lambda name: name in ("plan", "launch"))
+    monkeypatch.setattr(cli, "_installed", lambda name: name in ("report", "launch"))
 
 
 def test_help_names_every_installed_command(capsys: pytest.CaptureFixture[str]):
@@ -42,7 +42,7 @@ def test_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[str]
 def test_the_rest_of_the_line_goes_to_the_command(monkeypatch: pytest.MonkeyPatch):
     seen: list[list[str]] = []
     install(monkeypatch, lambda argv: seen.append(argv) or 3)
-    assert cli.main(["plan", "x", "--lose", "3"]) == 3
+    assert cli.main(["report", "x", "--lose", "3"]) == 3
     assert seen == [["x", "--lose", "3"]]
 
 
@@ -57,7 +57,7 @@ def test_our_errors_become_one_line(
         raise error
 
     install(monkeypatch, run)
-    assert cli.main(["plan"]) == status
+    assert cli.main(["report"]) == status
     err = capsys.readouterr().err
     assert "Traceback" not in err
     assert str(error) in err

@@ -1,0 +1,55 @@
+"""`elaswave.join`: a job with everything around it, as the environment says: its events, its progress, its faults."""
+
+import os
+from pathlib import Path
+
+from elaswave.config import Config
+from elaswave.coordination import bootstrap
+from elaswave.coordination.launch_settings import FOLLOWED
+from elaswave.coordination.run_folder import VARIABLE
+from elaswave.events import Recorder, Sink
+from elaswave.faults import scenario
+from elaswave.faults.probe import Probe, make_probe
+from elaswave.runtime import job
+from elaswave.telemetry.jsonl import JsonlSink
+from elaswave.telemetry.plain import PlainProgress
+
+FAULTS = "ELASWAVE_FAULTS"
+"""Path of the scenario whose faults workers inject into themselves."""
+
+
+def join(config: Config) -> job.Job:
+    """Connect this process to its job; without a launcher, make a job of one process.
+
+    Events go into the run folder when there is one, progress to standard output unless somebody else shows it.
+
+    Args:
+        config: the whole run; the same on every worker.
+
+    Raises:
+        AuthenticationError: this process does not know the job's secret.
+        DeadlineExceeded: the node's service did not answer in time.
+    """
+    bootstrap.die_with_parent()
+    recorder = open_recorder(config)
+    return job.join(config, recorder=recorder, probe=open_probe(recorder))
+
+
+def open_recorder(config: Config) -> Recorder:
+    """Where this worker's events go."""
+    sinks: list[Sink] = []
+    folder = os.environ.get(VARIABLE)
+    worker_id = os.environ.get("ELASWAVE_WORKER_ID") or f"{os.getpid():012x}"
+    if folder:
+        sinks.append(JsonlSink(folder, worker_id=worker_id))
+    if config.run.progress and os.environ.get(FOLLOWED) != "1":
+        sinks.append(PlainProgress(config.training.steps))
+    return Recorder(tuple(sinks), {"worker_id": worker_id, "pid": os.getpid()})
+
+
+def open_probe(recorder: Recorder) -> Probe | None:
+    """The faults that this worker is to inject into itself, if any."""
+    path, folder = os.environ.get(FAULTS), os.environ.get(VARIABLE)
+    if not path or not folder:
+        return None
+    return make_probe(scenario.load(path), Path(folder), lambda: int(recorder.identity.get("rank", -1)), recorder)
