@@ -42,8 +42,7 @@ def fork(body: Callable[[], None]) -> int:
             body()
     except BaseException:
         traceback.print_exc()
-    finally:
-        os._exit(0)
+    os._exit(0)
 
 
 def kill(pid: int) -> None:

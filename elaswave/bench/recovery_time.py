@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ class Contestant:
     def run(self, repetitions: int) -> dict[str, list[Lap | None]]:
         """Repeat all contenders, starting with another one each time."""
         for mesh in self.meshes:
-            self._edit(mesh, without(self.groups, -1))
+            self._prepare(mesh, self.groups)()
         turns = [self._partial, lambda: self._full(FULL, "0"), lambda: self._full(FULL_LAZY, "1")]
         turns += [lambda: self._edited(EDIT), lambda: self._edited(EDIT_TCP)]
         for repetition in range(repetitions + 1):  # the first warms everything up
@@ -178,8 +179,8 @@ class Contestant:
             timeout_s=TIMEOUT_S,
         )
 
-    def _edit(self, name: str, groups: Groups) -> None:
-        """Enter the next epoch with these groups; what goes into the call is prepared by then, as in a job."""
+    def _prepare(self, name: str, groups: Groups) -> Callable[[], None]:
+        """The edit to the next epoch with these groups, as a call whose arguments are ready."""
         self.epoch += 1
         members = {member for group in groups.values() for member in group}
         specs = {
@@ -188,22 +189,21 @@ class Contestant:
             if self.me.rank in ranks
         }
         addresses = {worker_id(member): self.addresses[name][member] for member in members}
-        self.meshes[name].edit(self.epoch, addresses, specs)
+        return partial(self.meshes[name].edit, self.epoch, addresses, specs)
 
     def _edited(self, name: str) -> None:
-        mesh, survivors = self.meshes[name], without(self.groups, self.lost)
+        mesh = self.meshes[name]
+        shrink = self._prepare(name, without(self.groups, self.lost))
 
         def repair() -> Callable[[str, torch.Tensor], None]:
-            self._edit(name, survivors)
+            shrink()
             return lambda group, x: mesh.group(group).all_reduce(x)
 
-        self.me.meet()
-        before = self.epoch
         self._timed(name, repair)
-        self.epoch = before + 1
+        grow = self._prepare(name, self.groups)
         mesh.poll()  # the lost rank sees that its links were closed
         self.me.meet()
-        self._edit(name, self.groups)
+        grow()
         for group in self.order:
             mesh.group(group).all_reduce(torch.ones(ELEMENTS))
         self.me.meet()
