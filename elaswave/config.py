@@ -276,13 +276,17 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
         raise _explain(error) from error
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file and apply `--section.key value` overrides.
+
+    Args:
+        path: of the file; None for the defaults.
+        overrides: words of a command line.
 
     Raises:
         ConfigError: the file is missing or not TOML, or a key, value or combination is wrong.
     """
-    return from_mapping(apply_overrides(_read(Path(path)), overrides))
+    return from_mapping(apply_overrides({} if path is None else _read(Path(path)), overrides))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Stage:
         Raises:
             ValueError: the model cannot be trained in this way; the message says why and what to do.
         """
-        self._model, self._streams, self._batch, self._tokens = model.train(), streams, batch, tokens_per_step
+        self._model, self._streams, self._batch, self.tokens_per_step = model.train(), streams, batch, tokens_per_step
         self._trainable: Trainable = model  # type: ignore[assignment]
         self._layers = [list(layer.parameters()) for layer in self._trainable.layers()]
         self._parameters = [parameter for layer in self._layers for parameter in layer]
@@ -118,7 +118,7 @@ class Stage:
         """Compute a micro-batch; returns its part of the mean loss per token."""
         inputs, targets, samples = self._batch(step, micro_batch)
         self._streams.at(step, samples)
-        self._loss = self._trainable.loss_sum(self._model(inputs), targets) / self._tokens
+        self._loss = self._trainable.loss_sum(self._model(inputs), targets) / self.tokens_per_step
         return float(self._loss.item())
 
     def backward(self, micro_batch: int) -> None:

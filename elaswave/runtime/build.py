@@ -1,6 +1,7 @@
 """Put the parts of the training side together as the config says."""
 
 import importlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,11 +19,21 @@ from elaswave.rng import Streams
 from elaswave.zero.schema import Make
 
 
+TakeApart = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def _next_token(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, sequence + 1) tokens -> inputs and, one further, targets; each (batch, sequence)."""
+    return rows[:, :-1], rows[:, 1:]
+
+
 def build_stage(config: Config, model: nn.Module, dataset: Dataset) -> Stage:
     """The whole model as one stage, fed by `dataset`, drawing from streams keyed by sample."""
     train = config.training
     streams = Streams(train.seed)
     connect(model, streams)
+    take_apart: TakeApart = getattr(dataset, "inputs_and_targets", _next_token)
+    targets_per_sample = take_apart(dataset.sample(0)[None])[1].numel()
 
     def batch(step: int, micro_batch: int) -> Batch:
         ids = sample_ids(
@@ -33,15 +44,15 @@ def build_stage(config: Config, model: nn.Module, dataset: Dataset) -> Stage:
             train_batch_size=train.train_batch_size,
             num_samples=len(dataset),
         )
-        rows = torch.stack([dataset.sample(index) for index in ids])
-        return rows[:, :-1], rows[:, 1:], ids
+        inputs, targets = take_apart(torch.stack([dataset.sample(index) for index in ids]))
+        return inputs, targets, ids
 
     return Stage(
         model,
         make_accumulator=partial(make_accumulator, train.numerics, num_micro_batches=config.micro_batches),
         streams=streams,
         batch=batch,
-        tokens_per_step=train.train_batch_size * config.model.sequence_length,
+        tokens_per_step=train.train_batch_size * targets_per_sample,
     )
 
 

@@ -280,7 +280,7 @@ class Job:
             loss=vote.loss,
             norm=norm,
             lr=lr,
-            tokens=self.config.training.train_batch_size * self.config.model.sequence_length,
+            tokens=self.trainee.stage.tokens_per_step,
             digest=f"{digest:016x}",
             micro_batches=sorted(self.trainee.losses),
             counted=len(vote.losses),
