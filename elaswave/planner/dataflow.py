@@ -35,3 +35,28 @@ def _counts(total: int, capacities: Sequence[float]) -> list[int]:
         first = min(usable, key=lambda i: ((counts[i] + 1) / capacities[i], i))
         counts[first] += 1
     return counts
+
+
+def top_up(num_micro_batches: int, done: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Share what nobody has computed, so that all members have done equally much in the end.
+
+    Args:
+        num_micro_batches: of the whole step.
+        done: per member the ids whose contribution it still holds.
+
+    Returns:
+        Per member the ids to compute now.
+
+    Raises:
+        ValueError: two members hold the same contribution.
+    """
+    held = [i for ids in done for i in ids]
+    if len(set(held)) != len(held):
+        raise ValueError(f"some micro-batches are held twice: {sorted(held)}")
+    load = [len(ids) for ids in done]
+    shares: list[list[int]] = [[] for _ in done]
+    for micro_batch in sorted(set(range(num_micro_batches)) - set(held)):
+        member = min(range(len(done)), key=lambda i: (load[i], i))
+        shares[member].append(micro_batch)
+        load[member] += 1
+    return tuple(tuple(ids) for ids in shares)

@@ -18,7 +18,6 @@ from elaswave.pipeline.stage import Batch, Stage
 from elaswave.rng import Streams
 from elaswave.zero.schema import Make
 
-
 TakeApart = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 

@@ -22,7 +22,7 @@ class ModelHandle:
 
     Attributes:
         stage: layers, parameters and gradients.
-        losses: of the micro-batches computed in this attempt.
+        losses: of the micro-batches of the open step whose gradients are in the sum.
         versions: for each of the two parameter buffers the step after which they were so, None while not whole.
     """
 
@@ -31,6 +31,11 @@ class ModelHandle:
         self.stage = stage
         self.losses: dict[int, float] = {}
         self.versions: list[int | None] = [0, None]
+
+    def begin(self) -> None:
+        """Forget what was computed for a step that is over, or for an attempt of which nothing is kept."""
+        self.losses = {}
+        self.stage.begin()
 
     def forward_backward(self, micro_batches: Sequence[int]) -> float:
         """Compute micro-batches and add their gradients.
@@ -45,8 +50,6 @@ class ModelHandle:
             PeerLost: a member was lost; noticed between any two passes.
         """
         job, step = self._job, self._job.step + 1
-        self.losses = {}
-        self.stage.begin()
         for micro_batch in micro_batches:
             with job.stage(StepStage.FORWARD, micro_batch=micro_batch):
                 loss = self.stage.forward(step, micro_batch)

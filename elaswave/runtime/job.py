@@ -19,6 +19,7 @@ from elaswave.data.dataset import Dataset
 from elaswave.errors import Dismissed, PeerLost
 from elaswave.events import Kind, Phase, Recorder, Stage
 from elaswave.numerics import pin_threads
+from elaswave.planner.dataflow import top_up
 from elaswave.planner.plan import Plan
 from elaswave.runtime.attempt import Attempt
 from elaswave.runtime.build import build_stage
@@ -99,6 +100,7 @@ class Job:
         self._agreed_epoch, self._leavers = 0, list[int]()
         self.pending: tuple[Vote, float, float] | None = None
         self._step_began_s = 0.0
+        self._open: tuple[int, ...] | None = None
         agent.on_view = self._on_view
         if (control := agent.fileno()) is not None:
             mesh.attach(control, agent.on_readable)
@@ -208,8 +210,10 @@ class Job:
         return self.mesh.group(WORLD)
 
     def micro_batches(self) -> tuple[int, ...]:
-        """Ids this worker computes in every step of the current plan."""
+        """Ids this worker is to compute now: its share of the plan, or of what a lost member has left open."""
         assert self.plan is not None
+        if self._open is not None:
+            return self._open
         return self.plan.micro_batches[self.plan.index_of(self.agent.worker_id)]
 
     @contextmanager
@@ -241,7 +245,8 @@ class Job:
 
     def begin_attempt(self) -> None:
         self._step_began_s = self.recorder.clock.monotonic()
-        self.trainee.losses = {}
+        if self._open is None:
+            self.trainee.begin()
 
     def log_values(self, values: Mapping[str, float]) -> None:
         """Write numbers of the script down."""
@@ -287,6 +292,7 @@ class Job:
             step_s=self.recorder.clock.monotonic() - self._step_began_s,
         )
         self.trainee.losses = {}
+        self._open = None
 
     def end_attempt(self) -> None:
         """At the step boundary: let workers go that leave, and enter a view in which nobody was lost."""
@@ -329,26 +335,32 @@ class Job:
 
     # -- the life of a recovery --------------------------------------------------------------------------------
 
-    def unsettle(self) -> int:
-        """A recovery begins; returns how many micro-batches of the open step are thrown away."""
-        self.settled = False
-        return len(self.trainee.losses)
-
     def release_copies(self) -> None:
         """End shipping that will not complete; copies that have arrived count."""
         for held in self.holdings():
             held.pool.settle()
 
-    def resume(self, restored: Restored) -> None:
-        """Everyone has confirmed the new layout: compute in it."""
+    def resume(self, restored: Restored) -> int:
+        """Everyone has confirmed the new layout: compute in it.
+
+        Returns:
+            How many micro-batches this worker computes although some worker had computed them before.
+        """
+        assert self.plan is not None
         if self._held is not None and restored.version == self.step + 1:
             self._announce(restored.version, combine(restored.held.digests[restored.version]))
         self._before, self._held = self._held, restored.held
         self.step = restored.version
         self.trainee.select(restored.version)
-        self.trainee.losses = {}
         self.settled = True
         self.seen = [view for view in self.seen if view.epoch > self.entered_epoch]
+        if any(restored.done):
+            self._open = top_up(self.config.micro_batches, restored.done)[self.plan.index_of(self.agent.worker_id)]
+            return len(self._open)
+        dropped = len(self.trainee.losses)
+        self._open = None
+        self.trainee.losses = {}
+        return dropped
 
     def report_corrupt(self, offer: Offer) -> None:
         what = "own shard" if offer.owner else "copy of shard"

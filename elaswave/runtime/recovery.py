@@ -32,18 +32,16 @@ def recover(job: "Job", *, cause: str, target: View | None = None) -> None:
         Unrecoverable: the members do not have the whole state between them.
     """
     before, interrupted_at = job.view, job.recorder.clock.wall()
-    recomputed = job.unsettle()
+    job.settled = False
     while True:
         try:
-            _recover_once(job, before, cause, interrupted_at, recomputed, target)
+            _recover_once(job, before, cause, interrupted_at, target)
             return
         except PeerLost:
             target = None
 
 
-def _recover_once(
-    job: "Job", before: View | None, cause: str, interrupted_at: float, recomputed: int, target: View | None
-) -> None:
+def _recover_once(job: "Job", before: View | None, cause: str, interrupted_at: float, target: View | None) -> None:
     """One try: detect, agree, plan, relink, restore, migrate, resume."""
     times: dict[str, float] = {}
     with job.phase(Phase.DETECT, times, since=interrupted_at):
@@ -64,7 +62,7 @@ def _recover_once(
         restored.held.pool.finish()
     with job.phase(Phase.RESUME, times):
         job.world().barrier()
-        job.resume(restored)
+        recomputed = job.resume(restored)
     job.recorder.emit(
         Kind.RECOVERY,
         epoch=view.epoch,

@@ -3,7 +3,7 @@
 The old layout is only read. Until every member has confirmed the new one, a fault goes back to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,30 @@ class Restored:
         held: shard of the new layout, at `version`.
         version: step after which the state was so.
         total: digest of the whole state as it was announced at the commit; None when nobody remembers.
+        done: per member the micro-batches of the step after `version` whose contribution it holds.
         bytes_moved: received by this worker.
     """
 
     held: Holding
     version: int
     total: int | None = None
+    done: tuple[tuple[int, ...], ...] = ()
     bytes_moved: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What all members have told of themselves.
+
+    Attributes:
+        offers: by worker id, the shards it holds.
+        totals: digest of the whole state at each version that somebody remembers.
+        done: per member its last committed step, and the micro-batches of the next that it has computed.
+    """
+
+    offers: Mapping[str, Sequence[Offer]]
+    totals: Mapping[int, int]
+    done: tuple[tuple[int, tuple[int, ...]], ...]
 
 
 def restore(job: "Job") -> Restored:
@@ -60,18 +77,18 @@ def restore(job: "Job") -> Restored:
     )
     bad: set[Offer] = set()
     while True:
-        offers, totals = _exchange_offers(job, bad)
-        decision = choose(offers)
+        survey = _survey(job, bad)
+        decision = choose(survey.offers)
         if isinstance(decision, Lost):
             return _begin(job, held, decision)
         found = _verify(job, decision) if job.config.snapshot.verify else set()
         if not any(row[0] for row in gather_rows(job.world(), [len(found)])):
-            return _move(job, held, decision, totals.get(decision.version))
+            return _move(job, held, decision, survey)
         bad |= found
 
 
-def _exchange_offers(job: "Job", bad: set[Offer]) -> tuple[dict[str, list[Offer]], Mapping[int, int]]:
-    """What everyone holds, and the digest of the whole state at each version that somebody remembers."""
+def _survey(job: "Job", bad: set[Offer]) -> Survey:
+    """Tell what this worker holds, except what is known to be bad, and hear the same of all."""
     own = [offer for held in job.holdings() for offer in held.holdings() if offer not in bad]
     totals = {v: combine(d) for held in job.holdings() for v, d in held.digests.items()}
     row = {
@@ -79,6 +96,7 @@ def _exchange_offers(job: "Job", bad: set[Offer]) -> tuple[dict[str, list[Offer]
         "offers": [[getattr(offer, name) for name in FIELDS] for offer in own],
         "totals": {str(version): total for version, total in totals.items()},
         "step": job.step,
+        "done": sorted(job.trainee.losses),
         "began": job.began,
     }
     rows: list[dict[str, Any]] = gather_json(job.world(), row)
@@ -91,7 +109,8 @@ def _exchange_offers(job: "Job", bad: set[Offer]) -> tuple[dict[str, list[Offer]
         for version, total in one["totals"].items():
             if known.setdefault(int(version), total) != total:
                 raise CorruptState(f"members remember different digests of step {version}")
-    return offers, known
+    done = tuple((row["step"], tuple(row["done"])) for row in rows)
+    return Survey(offers=offers, totals=known, done=done)
 
 
 def _verify(job: "Job", decision: Decision) -> set[Offer]:
@@ -126,7 +145,7 @@ def _begin(job: "Job", held: Holding, lost: Lost) -> Restored:
     return Restored(held=held, version=0)
 
 
-def _move(job: "Job", held: Holding, decision: Decision, total: int | None) -> Restored:
+def _move(job: "Job", held: Holding, decision: Decision, survey: Survey) -> Restored:
     """Fill the new shard from old ones."""
     assert job.plan is not None
     version = decision.version
@@ -143,7 +162,13 @@ def _move(job: "Job", held: Holding, decision: Decision, total: int | None) -> R
     scalars = source.state(next(iter(parts)), version).scalars if source is not None and parts else None
     rows = gather_json(job.world(), scalars)
     held.optimizer.adopt(version, next(row for row in rows if row is not None))
-    return Restored(held=held, version=version, total=total, bytes_moved=remap.bytes_received)
+    return Restored(
+        held=held,
+        version=version,
+        total=survey.totals.get(version),
+        done=tuple(ids if step == version else () for step, ids in survey.done),
+        bytes_moved=remap.bytes_received,
+    )
 
 
 def confirm(job: "Job", restored: Restored) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elaswave.planner.dataflow import share
+from elaswave.planner.dataflow import share, top_up
 
 
 @given(st.integers(0, 200), st.lists(st.floats(0.1, 10), min_size=1, max_size=20))
@@ -31,3 +31,18 @@ def test_worker_without_capacity_gets_nothing() -> None:
 def test_nobody_can_work() -> None:
     with pytest.raises(ValueError, match="capacity"):
         share(3, [0.0])
+
+
+@given(st.integers(0, 40), st.integers(1, 6), st.data())
+def test_what_is_left_open_is_shared_once(total: int, members: int, data: st.DataObject) -> None:
+    owner = data.draw(st.lists(st.integers(-1, members - 1), min_size=total, max_size=total))
+    done = [[i for i in range(total) if owner[i] == member] for member in range(members)]
+    shares = top_up(total, done)
+    assert sorted(i for ids in shares for i in ids) == [i for i in range(total) if owner[i] == -1]
+    load = [len(a) + len(b) for a, b in zip(done, shares, strict=True)]
+    assert all(load[i] <= min(load) + 1 for i in range(members) if shares[i])
+
+
+def test_a_contribution_held_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        top_up(3, [[0], [0]])
