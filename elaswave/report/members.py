@@ -37,7 +37,7 @@ def memberships(
     for worker_id, (rank, pid, seen_t) in _ranks(joined, views).items():
         start = joined.get(worker_id)
         joined_t = min(seen_t, float(start["t"])) if start else seen_t
-        joined_step = integer(start.get("step")) if start else None
+        own_step = integer(start.get("step")) if start else None
         death = None if worker_id in finishers else death_of.get(worker_id)
         left_t, reason, lost = _end_of(worker_id, left.get(worker_id), death, views)
         found.append(
@@ -46,7 +46,7 @@ def memberships(
                 worker_id=worker_id,
                 pid=pid,
                 joined_t=joined_t,
-                joined_step=step_at(joined_t) if joined_step is None else joined_step,
+                joined_step=max(own_step or 0, step_at(joined_t)),  # a newcomer's own step is 0
                 left_t=left_t,
                 left_step=None if left_t is None else step_at(left_t),
                 reason=reason,

@@ -113,8 +113,8 @@ class Progress:
         return self.summary(), Tone.CALM
 
     def _view(self, e: Mapping[str, Any]) -> tuple[str, Tone] | None:
-        if int(e["epoch"]) <= self.epoch:
-            return None
+        if int(e["epoch"]) <= self.epoch or (self.total_steps and self.step >= self.total_steps):
+            return None  # known, or only the members leaving after the last step
         before = self.ranks
         self.epoch = int(e["epoch"])
         self.ranks = tuple(int(member[0]) for member in e["members"])
@@ -134,7 +134,8 @@ class Progress:
     def _joined(self, e: Mapping[str, Any]) -> tuple[str, Tone] | None:
         if self.step == 0:  # the first view says it for all
             return None
-        return f"rank {e['rank']} joined at step {e.get('step', self.step)} (pid {e.get('pid', '?')})", Tone.GOOD
+        step = max(self.step, int(e.get("step") or 0))  # a newcomer has not taken part in any step yet
+        return f"rank {e['rank']} joined after step {step} (pid {e.get('pid', '?')})", Tone.GOOD
 
     def _left(self, e: Mapping[str, Any]) -> tuple[str, Tone] | None:
         if self.total_steps and self.step >= self.total_steps:

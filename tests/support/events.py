@@ -167,7 +167,7 @@ class MadeUpRun:
         self.holders[kill.rank] = (worker_id(kill.rank, 1 + self.epoch), 2000 + self.epoch)
         self.epoch += 1
         self._view(f"rank {kill.rank} joined")
-        self.emit("joined", kill.rank, epoch=self.epoch, step=step - 1)
+        self.emit("joined", kill.rank, epoch=self.epoch, step=0)
         self.now += 0.010
         for rank in self.holders:
             cause = "start" if rank == kill.rank else "join"

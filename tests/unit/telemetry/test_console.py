@@ -43,7 +43,7 @@ def test_plain_lines_are_few_and_tell_what_matters():
     assert sum("fault: kill rank 2 (pid 1002) at step 8" in line for line in lines) == 1
     assert sum("rank 2 died: robust mutex" in line for line in lines) == 1
     assert sum("view 2: 3 workers; lost rank 2" in line for line in lines) == 1
-    assert sum("rank 2 joined at step 11" in line for line in lines) == 1
+    assert sum("rank 2 joined after step 11" in line for line in lines) == 1
     assert sum("] back in 213 ms after the loss of rank 2 (kill)" in line for line in lines) == 1
     table = lines[lines.index(next(line for line in lines if line.startswith("view  lost"))) :]
     assert table[2].split()[-1] == "213"
@@ -146,6 +146,14 @@ def test_events_that_make_no_sense_are_passed_over():
     for event in ({}, {"t": "x", "kind": "view"}, {"t": 1.0, "kind": "view", "epoch": 1, "members": [[]]}, {"t": 1}):
         assert progress.observe(event) is None
     assert progress.observe({"t": 1.0, "kind": "run", "config": None}) is not None
+
+
+def test_members_that_go_after_the_last_step_are_no_news():
+    out, run = io.StringIO(), MadeUpRun(steps=3)
+    run.emit("view", epoch=2, members=[], reason="finished rank 0", paused=False)
+    Console(Feed(in_order(run)), out, 3).finish()
+    assert "view 2" not in out.getvalue()
+    assert "4 workers  view 1" in out.getvalue()
 
 
 def test_a_paused_view_is_shown_as_such():
