@@ -7,7 +7,7 @@ from elaswave.communicator.group import GroupSpec
 from elaswave.errors import Dismissed, Fenced, PeerLost
 from elaswave.events import Kind, Phase
 from elaswave.planner.scheduler import make_plan
-from elaswave.runtime.restore import confirm, restore
+from elaswave.runtime.restore import restore
 from elaswave.runtime.views import chain
 from elaswave.topology import View, lost_between
 
@@ -56,7 +56,6 @@ def _recover_once(job: "Job", before: View | None, cause: str, interrupted_at: f
         job.mesh.edit(view.epoch, addresses, {WORLD: GroupSpec(view.worker_ids())})
     with job.phase(Phase.RESTORE, times):
         restored = restore(job)
-        confirm(job, restored)
     with job.phase(Phase.MIGRATE, times):
         restored.held.pool.establish(restored.held.optimizer.state())
         restored.held.pool.finish()

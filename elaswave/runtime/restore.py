@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from elaswave.block import Scalars
 from elaswave.errors import CorruptState, Unrecoverable
 from elaswave.runtime.exchange import gather_json, gather_rows, signed, unsigned
 from elaswave.runtime.holding import Holding, collect, layout_of, make_holding
@@ -48,16 +49,18 @@ class Survey:
     Attributes:
         offers: by worker id, the shards it holds.
         totals: digest of the whole state at each version that somebody remembers.
+        scalars: what is not kept per element, at each version that somebody owns; equal on all shards.
         done: per member its last committed step, and the micro-batches of the next that it has computed.
     """
 
     offers: Mapping[str, Sequence[Offer]]
     totals: Mapping[int, int]
+    scalars: Mapping[int, Scalars]
     done: tuple[tuple[int, tuple[int, ...]], ...]
 
 
 def restore(job: "Job") -> Restored:
-    """Fill this worker's shard of the new layout.
+    """Fill this worker's shard of the new layout, and prove with all others that the whole is what was announced.
 
     Raises:
         PeerLost: a further member was lost.
@@ -79,11 +82,14 @@ def restore(job: "Job") -> Restored:
     while True:
         survey = _survey(job, bad)
         decision = choose(survey.offers)
+        found = set[Offer]()
         if isinstance(decision, Lost):
-            return _begin(job, held, decision)
-        found = _verify(job, decision) if job.config.snapshot.verify else set()
-        if not any(row[0] for row in gather_rows(job.world(), [len(found)])):
-            return _move(job, held, decision, survey)
+            restored = _begin(job, held, decision)
+        else:
+            found = _verify(job, decision) if job.config.snapshot.verify else found
+            restored = _move(job, held, decision, survey)
+        if _confirm(job, restored, num_bad=len(found)):
+            return restored
         bad |= found
 
 
@@ -98,6 +104,9 @@ def _survey(job: "Job", bad: set[Offer]) -> Survey:
         "step": job.step,
         "done": sorted(job.trainee.losses),
         "began": job.began,
+        "scalars": {
+            str(v): held.optimizer.state(v).scalars for held in job.holdings() for v in held.optimizer.versions
+        },
     }
     rows: list[dict[str, Any]] = gather_json(job.world(), row)
     job.began = job.began or any(row["began"] for row in rows)
@@ -110,7 +119,8 @@ def _survey(job: "Job", bad: set[Offer]) -> Survey:
             if known.setdefault(int(version), total) != total:
                 raise CorruptState(f"members remember different digests of step {version}")
     done = tuple((row["step"], tuple(row["done"])) for row in rows)
-    return Survey(offers=offers, totals=known, done=done)
+    scalars = {int(version): values for row in rows for version, values in row["scalars"].items()}
+    return Survey(offers=offers, totals=known, scalars=scalars, done=done)
 
 
 def _verify(job: "Job", decision: Decision) -> set[Offer]:
@@ -159,9 +169,7 @@ def _move(job: "Job", held: Holding, decision: Decision, survey: Survey) -> Rest
     target = held.optimizer.staging()
     remap = Remap(job.world(), plan, parts, Part(ranges=held.layout.ranges(held.index), tensors=target.tensors))
     remap.start().finish()
-    scalars = source.state(next(iter(parts)), version).scalars if source is not None and parts else None
-    rows = gather_json(job.world(), scalars)
-    held.optimizer.adopt(version, next(row for row in rows if row is not None))
+    held.optimizer.adopt(version, survey.scalars[version])
     return Restored(
         held=held,
         version=version,
@@ -171,22 +179,31 @@ def _move(job: "Job", held: Holding, decision: Decision, survey: Survey) -> Rest
     )
 
 
-def confirm(job: "Job", restored: Restored) -> None:
+def _confirm(job: "Job", restored: Restored, num_bad: int) -> bool:
     """Prove that shards and parameters are those of the version, and give parameters to who lacks them.
+
+    Args:
+        num_bad: holdings of this worker that turned out to be wrong although they were offered.
+
+    Returns:
+        False when somebody offered what was wrong: the state has to be restored again without that.
 
     Raises:
         CorruptState: the new shards together are not the state that was announced.
     """
     held, version, world = restored.held, restored.version, job.world()
     master = held.optimizer.state().tensors["master"]
-    ranges = held.layout.ranges(held.index)
-    mine = [signed(held.digest(held.index, version)), signed(digest(ranges, {"master": master}))]
-    rows = gather_rows(world, mine)
+    weights = digest(held.layout.ranges(held.index), {"master": master})
+    own = job.trainee.digest(version)
+    mine = [held.digest(held.index, version), weights, own or 0]
+    rows = gather_rows(world, [*map(signed, mine), own is not None, num_bad])
+    if any(row[4] for row in rows):
+        return False
     digests = [unsigned(row[0]) for row in rows]
     total, parameters = combine(digests), combine(unsigned(row[1]) for row in rows)
     if restored.total not in (None, total):
         raise CorruptState(f"step {version} was announced as {restored.total:016x}, the restored state is {total:016x}")
     held.record(version, digests)
-    fits = job.trainee.digest(version) == parameters
-    if not all(row[0] for row in gather_rows(world, [fits])):
+    if not all(row[3] and unsigned(row[2]) == parameters for row in rows):
         job.trainee.gather(world, master, held.layout.shards, version)
+    return True
