@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -121,7 +121,9 @@ class Rank:
         self._lines.receive()
 
     def fail(self, message: str) -> None:
-        self._lines.send({"failed": message})
+        """Tell the parent why this rank ends, unless it has ended all ranks already."""
+        with suppress(OSError):
+            self._lines.send({"failed": message})
 
 
 @dataclass

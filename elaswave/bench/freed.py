@@ -7,7 +7,6 @@ before it closes its sockets, so what a socket or a pidfd would have told is mea
 """
 
 import os
-import secrets
 import select
 import signal
 import socket
@@ -17,17 +16,16 @@ from typing import Any
 
 import torch
 
-from elaswave.bench.forked import Lines, Rank, fork, kill, run_ranks
+from elaswave.bench.forked import Rank, fork, kill, run_ranks
+from elaswave.bench.local_node import local_node
 from elaswave.bench.result import Spread, Target, below, paired_ratios, spread
 from elaswave.clock import Deadline
 from elaswave.communicator.group import GroupSpec
 from elaswave.communicator.mesh import Mesh
 from elaswave.coordination.agent import Agent
-from elaswave.coordination.node import NodeService
-from elaswave.coordination.secret import VARIABLE, job_secret
+from elaswave.coordination.secret import job_secret
 from elaswave.coordination.timeouts import Timeouts
 from elaswave.errors import BenchError, PeerLost
-from elaswave.events import Recorder
 from elaswave.topology import View, lost_between
 
 SURVIVORS = 3
@@ -63,40 +61,10 @@ def targets_of(measured: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Ta
 
 def _once() -> dict[str, float]:
     """One job, one kill."""
-    os.environ[VARIABLE] = secrets.token_hex(16)
-    near, far = socket.socketpair()
-    near.settimeout(TIMEOUT_S)
-    node = fork(lambda: _node(far))
-    far.close()
-    try:
-        environment = Lines(near).receive()
-        if environment is None:
-            raise BenchError("the node's service did not start")
+    with local_node(RUN_ID, SURVIVORS + 1, Timeouts()) as environment:
         *survivors, killer = run_ranks(SURVIVORS + 1, lambda me: _rank(me, environment), TIMEOUT_S)
-    finally:
-        near.close()
-        kill(node)
-        del os.environ[VARIABLE]
     slowest = {name: max(survivor[name] for survivor in survivors) for name in ("freed", "recovered")}
     return {**slowest, **killer}
-
-
-def _node(link: socket.socket) -> None:
-    """The agent's process: serves until it is killed."""
-    service = NodeService(
-        run_id=RUN_ID,
-        secret=job_secret(RUN_ID),
-        seeds=[("127.0.0.1", 0)],
-        bind="127.0.0.1",
-        expected_workers=SURVIVORS + 1,
-        min_nodes=1,
-        run_folder=None,
-        timeouts=Timeouts(),
-        recorder=Recorder(),
-    )
-    service.start()
-    Lines(link).send(service.worker_env())
-    signal.pause()
 
 
 def _rank(me: Rank, environment: Mapping[str, str]) -> dict[str, float]:

@@ -14,7 +14,9 @@ from statistics import median
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,12 +152,12 @@ def as_table(result: Result) -> RenderableType:
         parts.append(_ratios(result))
     if result.targets:
         parts.append(_targets(result))
-    parts += [f"  {note}" for note in result.notes]
+    parts += [Text(note) for note in result.notes]
     return Group(*parts)
 
 
 def _figures(result: Result) -> Table:
-    table = Table(title=f"{result.bench}: median [min .. max]", title_justify="left")
+    table = Table(title=escape(f"{result.bench}: median [min .. max]"), title_justify="left")
     table.add_column("contender")
     table.add_column("metric")
     table.add_column("value", justify="right")

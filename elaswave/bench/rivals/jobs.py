@@ -83,6 +83,7 @@ class TorchftJob(_LoggedJob):
 
     Args:
         heartbeat_timeout_ms, heartbeat_interval_ms, quorum_tick_ms: torchft's settings of these names.
+        collective_ms: timeout of its process group: how long a survivor between two live neighbours hangs.
     """
 
     JOIN_TIMEOUT_MS = 10_000
@@ -96,9 +97,11 @@ class TorchftJob(_LoggedJob):
         heartbeat_timeout_ms: int,
         heartbeat_interval_ms: int,
         quorum_tick_ms: int,
+        collective_ms: int,
     ) -> None:
         super().__init__(config, workers)
         self._timeout_ms, self._interval_ms, self._tick_ms = heartbeat_timeout_ms, heartbeat_interval_ms, quorum_tick_ms
+        self._collective_ms = collective_ms
 
     def start(self, processes: Processes) -> None:
         environment = self._environment(processes.folder)
@@ -119,6 +122,7 @@ class TorchftJob(_LoggedJob):
             "TORCHFT_LIGHTHOUSE": address.read_text(),
             variables.SLOTS: str(self._workers),
             variables.HEARTBEAT_MS: str(self._interval_ms),
+            variables.COLLECTIVE_MS: str(self._collective_ms),
         }
         for slot in range(self._workers):
             processes.start(

@@ -1,7 +1,7 @@
 """One replica group of a torchft job, one worker large: torchft's own training loop on the common workload.
 
 It is the loop of torchft's documentation and its `train_ddp.py`: Manager, DistributedDataParallel, Optimizer and
-ProcessGroupGloo with a 5 s timeout; see https://github.com/pytorch/torchft. Micro-batches accumulate under `no_sync`,
+ProcessGroupGloo; see https://github.com/pytorch/torchft. Micro-batches accumulate under `no_sync`,
 so that gradients are reduced once per step, as they are in the other contenders.
 """
 
@@ -14,7 +14,6 @@ from typing import Any
 from elaswave.bench.rivals import variables
 from elaswave.coordination import bootstrap
 
-PROCESS_GROUP_TIMEOUT_S = 5
 MANAGER_TIMEOUT_S = 30
 
 
@@ -50,7 +49,7 @@ def _wrap(workload: Any, slot: int) -> tuple[Any, Any, Any]:
         state["optimizer"].load_state_dict(values["optimizer"])
 
     manager = Manager(
-        pg=ProcessGroupGloo(timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_S)),
+        pg=ProcessGroupGloo(timeout=timedelta(milliseconds=int(os.environ[variables.COLLECTIVE_MS]))),
         min_replica_size=1,
         load_state_dict=load,
         state_dict=lambda: {name: part.state_dict() for name, part in state.items()},
