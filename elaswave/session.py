@@ -13,6 +13,7 @@ from elaswave.faults.probe import Probe, make_probe
 from elaswave.runtime import job
 from elaswave.telemetry.jsonl import JsonlSink
 from elaswave.telemetry.plain import PlainProgress
+from elaswave.telemetry.runs import CONFIG_FILE, write_config
 
 FAULTS = "ELASWAVE_FAULTS"
 """Path of the scenario whose faults workers inject into themselves."""
@@ -42,9 +43,20 @@ def open_recorder(config: Config) -> Recorder:
     worker_id = os.environ.get("ELASWAVE_WORKER_ID") or f"{os.getpid():012x}"
     if folder:
         sinks.append(JsonlSink(folder, worker_id=worker_id))
+        keep_config(Path(folder), config)
     if config.run.progress and os.environ.get(FOLLOWED) != "1":
         sinks.append(PlainProgress(config.training.steps))
     return Recorder(tuple(sinks), {"worker_id": worker_id, "pid": os.getpid()})
+
+
+def keep_config(folder: Path, config: Config) -> None:
+    """Put the settings into the run folder, where reports look for them; a full disk must not end the training."""
+    if (folder / CONFIG_FILE).exists():
+        return
+    try:
+        write_config(folder, config.model_dump(mode="json"))
+    except OSError:
+        return
 
 
 def open_probe(recorder: Recorder) -> Probe | None:

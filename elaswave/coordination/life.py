@@ -11,9 +11,9 @@ import fcntl
 import mmap
 import os
 import threading
-import time
 from collections.abc import Callable
 
+from elaswave.clock import SYSTEM
 from elaswave.errors import ProtocolError
 
 SIZE = mmap.PAGESIZE
@@ -118,7 +118,7 @@ class Watch:
 
     def _wait_for_owner(self) -> None:
         while not self._cancelled:
-            until = time.time() + POLL_S  # pthread_mutex_timedlock counts in wall time
+            until = SYSTEM.wall() + POLL_S  # pthread_mutex_timedlock counts in wall time
             limit = _Timespec(int(until), int(until % 1 * 1e9))
             code = _libc.pthread_mutex_timedlock(self._mutex, ctypes.byref(limit))
             if code == errno.ETIMEDOUT:

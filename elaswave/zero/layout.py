@@ -203,7 +203,7 @@ def _segments(old: Layout, new: Layout) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
-    """Ascending, without repetitions. What numpy has for it imports a module on first use, in the middle of a recovery."""
+    """Ascending, without repetitions; what numpy has for it imports a module on first use, during a recovery."""
     ordered = np.sort(values)
     return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))] if len(ordered) else ordered
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def spans_of(size: int, members: int) -> list[tuple[tuple[int, int], ...]]:
     """Three layers, each cut among the members: what interleaved shards look like."""
     layers = [0, size // 5, size // 2, size]
     spans: list[list[tuple[int, int]]] = [[] for _ in range(members)]
-    for low, high in zip(layers, layers[1:], strict=False):
+    for low, high in pairwise(layers):
         for i in range(members):
             spans[i].append((low + (high - low) * i // members, low + (high - low) * (i + 1) // members))
     return [tuple(own) for own in spans]
