@@ -201,7 +201,9 @@ class Contestant:
 
         self._timed(name, repair)
         grow = self._prepare(name, self.groups)
-        mesh.poll()  # the lost rank sees that its links were closed
+        mesh.poll()
+        if self.me.rank == self.lost:
+            mesh.wait(lambda: not mesh.links)  # the survivors have closed them
         self.me.meet()
         grow()
         for group in self.order:
