@@ -1,5 +1,6 @@
 """A worker's side of the control plane: join, receive views, say how far it is, leave. Imports no torch."""
 
+import collections
 import contextlib
 import os
 import secrets
@@ -82,6 +83,7 @@ class Agent:
         self.on_view: Callable[[View], None] | None = None
         self._view: View | None = None
         self._verdict: ElasWaveError | None = None
+        self._inbox: collections.deque[Message] = collections.deque()
         self._pulse = Pulse()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -146,7 +148,8 @@ class Agent:
         """Wait for something to arrive and take it in."""
         with self._lock:
             self._send_queued()
-        self._wait(deadline, select.POLLIN, what)
+        if not self._inbox:
+            self._wait(deadline, select.POLLIN, what)
         self.on_readable()
 
     def _wait(self, deadline: Deadline, events: int, what: str) -> None:
@@ -218,10 +221,11 @@ class Agent:
             RefusedError, Dismissed, LaunchError: see `join`.
         """
         try:
-            for message in self._stream.receive():
-                self._take(message)
+            self._inbox.extend(self._stream.receive())
         except Closed as closed:
             self._verdict = self._verdict or Fenced(f"the node is gone: {closed}")
+        while self._inbox:  # what `on_view` may leave here by raising is taken in by the next call
+            self._take(self._inbox.popleft())
         if self._verdict is not None:
             raise self._verdict
         if self._stream.unsent:

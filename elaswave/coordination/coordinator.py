@@ -50,7 +50,8 @@ from elaswave.coordination.timeouts import Timeouts
 from elaswave.topology import View
 
 EPOCH_LEAP = 16
-"""A new primary skips this many epochs: the lost one may have published some that nobody here has seen."""
+"""A new primary skips this many epochs, times its place among the nodes: the lost one, or another that took over and
+was lost, may have published some that nobody here has seen."""
 
 
 @dataclass(slots=True)
@@ -135,7 +136,9 @@ class Coordinator:
         if self.view is not None and view.epoch <= self.view.epoch:
             return
         self.view = view
-        self._last_epoch = max(self._last_epoch, view.epoch + EPOCH_LEAP - 1)
+        own = self._nodes.get(self.node_id)
+        leap = EPOCH_LEAP * (1 + (own.entry.index if own is not None else 0))
+        self._last_epoch = max(self._last_epoch, view.epoch + leap - 1)
         self._term = max(self._term, view.term + 1)
         self._takeover_until = now + self.timeouts.takeover_s
         for member in view.members:

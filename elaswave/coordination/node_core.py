@@ -145,11 +145,12 @@ class NodeCore:
     def settle(self, now: float) -> None:
         """Carry what changed here to the primary, and go on with the search for it."""
         self._pass_on_worker_actions(now)
-        if self.workers.changed and self.error is None:
+        reachable = self.coordinator is not None or self._linked is not None
+        if self.workers.changed and reachable and self.error is None:
             self.workers.changed = False
             self._to_primary(now, self.workers.report())
             self._pass_on_worker_actions(now)
-        if self.error is None:
+        if self.error is None and not self.finished:
             self._search(now)
 
     def _pass_on_worker_actions(self, now: float) -> None:

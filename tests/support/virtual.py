@@ -23,6 +23,7 @@ from elaswave.coordination.protocol import (
 )
 from elaswave.coordination.timeouts import Timeouts
 from elaswave.coordination.wire import pack, unpack
+from elaswave.errors import ProtocolError
 
 TICK_S = 0.02
 LATENCY_S = 0.001
@@ -187,7 +188,9 @@ class World:
             self._later(LATENCY_S, lambda w=watcher, t=target: self._node_gone(w, t))
 
     def _node_gone(self, watcher, target):
-        if watcher in self.cores:
+        if watcher in self._asleep:
+            self._later(TICK_S, lambda: self._node_gone(watcher, target))
+        elif watcher in self.cores:
             self.cores[watcher].node_gone(self.now, target)
             self._carry_out(watcher)
 
@@ -252,7 +255,7 @@ class World:
 
     def _tick_all(self):
         for worker in self.workers.values():
-            if not worker.dead and not worker.hung and worker.node in self.cores:
+            if not worker.dead and not worker.hung and worker.node in self.cores and worker.node not in self._asleep:
                 self.cores[worker.node].workers.said(self.now, worker.worker_id, Pulse())
         for name in list(self.cores):
             if name not in self._asleep:
@@ -368,7 +371,11 @@ class World:
             return
         core, message = self.cores[receiver], waiting.popleft()
         if receiver == connection.other:
-            core.peer_said(self.now, connection.key, "h", message)
+            try:
+                core.peer_said(self.now, connection.key, "h", message)
+            except ProtocolError:
+                self._disconnect(connection, by=receiver)
+                core.peer_closed(self.now, connection.key)
         else:
             core.primary_said(self.now, message)
         self._carry_out(receiver)

@@ -264,6 +264,20 @@ def test_a_short_cut_changes_nothing():
     assert not world.ended
 
 
+def test_a_death_while_the_new_primary_has_not_answered_is_reported_afterwards():
+    world, (first, second, third) = formed(nodes=3, hosts=["a", "a", "a"])
+    world.kill_node(first)
+    world.run_until(lambda: world.cores[second].coordinator is not None)
+    world.partition([second], [third])
+    victim = world.ids(third)[0]
+    world.kill(victim)
+    world.run(0.3)
+    world.heal()
+    world.run(1)
+    assert world.view(second).rank_of(victim) is None
+    assert world.view(third) == world.view(second)
+
+
 def test_a_late_node_finds_the_primary_that_has_moved():
     world, (first, second, third) = formed(nodes=3, hosts=["a", "a", "a"], seeds=3)
     world.kill_node(first)
@@ -305,6 +319,30 @@ def test_a_stopped_primary_is_followed_up_and_gives_way_when_it_wakes():
     world.run(5)
     assert world.ids(first) == []
     assert world.primaries == [second]
+
+
+def test_a_node_that_slept_forgives_everybody():
+    world, (first, second, third) = formed(nodes=3)
+    for name in (first, second, third):
+        world.sleep(name)
+    world.run(10)
+    for name in (first, second, third):
+        world.awake(name)
+    world.run(5)
+    assert world.view(third).epoch == 1
+    assert not world.ended
+    assert all(len(world.ids(name)) == 2 for name in (first, second, third))
+
+
+def test_nodes_of_a_finished_job_do_not_mind_the_end_of_the_primary():
+    world, (first, second) = formed()
+    for worker in world.view(first).worker_ids():
+        world.finish(worker)
+    world.run(0.5)
+    world.kill_node(first)
+    world.run(60)
+    assert world.cores[second].finished
+    assert not world.ended
 
 
 def test_epochs_rise_over_everything():
