@@ -59,8 +59,10 @@ class Group:
         self.epoch, self.members = epoch, spec.members
         self.slots = spec.slots or spec.members
         self.rank, self.size = self.members.index(self.mesh.worker_id), len(self.members)
+        self.peer_ranks = tuple(rank for rank in range(self.size) if rank != self.rank)
         self.peers = tuple(member for member in self.members if member != self.mesh.worker_id)
-        self.own_slots = sum(member == self.mesh.worker_id for member in self.slots)
+        self.own_slots = self.slots.count(self.mesh.worker_id)
+        self._most_slots = 0
         self._sequence = 0
         self.stage.reset()
 
@@ -124,7 +126,9 @@ class Group:
             inline.all_reduce_large(self, parts, result, dtype)
 
     def _slots_max(self) -> int:
-        return max(self.slots.count(member) for member in self.members)
+        if not self._most_slots:
+            self._most_slots = max(self.slots.count(member) for member in self.members)
+        return self._most_slots
 
     def reduce_scatter(self, x: torch.Tensor, out: torch.Tensor, spans: Spans | None = None) -> None:
         """Sum over the members; each keeps its own spans.

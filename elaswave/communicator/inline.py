@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from elaswave.communicator.rounds import hear, ring
+from elaswave.communicator.rounds import collect, hear, ring, tell
 from elaswave.communicator.spans import equal_spans, gather, pieces, scatter, size_of
 from elaswave.communicator.sums import add
 from elaswave.communicator.transfers import Handle
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from elaswave.communicator.group import Group
 
 PIECE_BYTES = 1 << 20
+DIRECT_MEMBERS_MAX = 4
+"""Up to here everyone tells everyone: one step instead of two, and not yet many more messages."""
+_NOTHING = np.empty(0, np.uint8)
 
 
 def _key(group: "Group", rank: int, tag: int) -> tuple[str, int, int, int]:
@@ -59,47 +62,52 @@ def broadcast(group: "Group", data: np.ndarray, src: int) -> None:
 
 
 def all_reduce(group: "Group", parts: list[np.ndarray], out: np.ndarray, dtype: torch.dtype) -> None:
-    """Gather at the first member, sum there in order of slots, broadcast."""
-    tag, mesh = group.next_tag(), group.mesh
-    if group.rank:
-        if parts:
-            packed = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            sending = mesh.start_send(_key(group, 0, tag), packed)
-            _wait(group, [sending])
-        _wait(group, [mesh.start_receive(_key(group, 0, tag), out)])
+    """Everyone gets everyone's slots and sums in order of slots; in larger groups the first member does it for all."""
+    tag, size = group.next_tag(), len(out)
+    packed = np.concatenate([*parts, _NOTHING])  # a copy: `out` may be one of the parts
+    direct = group.size <= DIRECT_MEMBERS_MAX
+    if direct or group.rank:
+        tell(group, tag, group.peers if direct else group.members[:1], packed)
+    if not direct and group.rank:
+        out[:] = collect(group, tag, group.members[:1], [size])[0]
         return
-    size = len(out)
-    received = {member: np.empty(group.slots.count(member) * size, np.uint8) for member in group.peers}
-    _wait(
-        group,
-        [
-            mesh.start_receive((member, group.id, group.epoch, tag), buffer)
-            for member, buffer in received.items()
-            if member in group.slots
-        ],
-    )
-    received[mesh.worker_id] = np.concatenate(parts) if parts else np.empty(0, np.uint8)
-    next_slot = dict.fromkeys(group.members, 0)
-    ordered = []
-    for member in group.slots:
-        ordered.append(received[member][next_slot[member] : next_slot[member] + size])
-        next_slot[member] += size
-    add(ordered, out, dtype)
-    _wait(group, [mesh.start_send(_key(group, rank, tag), out) for rank in _others(group)])
+    slots = group.slots
+    received = collect(group, tag, group.peers, [slots.count(peer) * size for peer in group.peers])
+    if slots is group.members:
+        received.insert(group.rank, packed)
+        add(received, out, dtype)
+    else:
+        by_member = dict(zip(group.peers, received, strict=True)) | {group.mesh.worker_id: packed}
+        add([by_member[member][i * size : (i + 1) * size] for member, i in slot_table(slots)], out, dtype)
+    if not direct:
+        tell(group, tag, group.peers, out)
+
+
+def slot_table(slots: tuple[str, ...]) -> list[tuple[str, int]]:
+    """For each logical slot who carries it, and which of the carrier's slots it is."""
+    seen: dict[str, int] = {}
+    table = []
+    for member in slots:
+        table.append((member, seen.get(member, 0)))
+        seen[member] = seen.get(member, 0) + 1
+    return table
 
 
 def all_gather_small(group: "Group", source: np.ndarray, out: np.ndarray, cuts: list[np.ndarray]) -> None:
-    """Gather at the first member, broadcast the whole."""
-    tag, mesh = group.next_tag(), group.mesh
-    if group.rank:
-        _wait(group, [mesh.start_send(_key(group, 0, tag), source)])
-        _wait(group, [mesh.start_receive(_key(group, 0, tag), out)])
+    """Everyone gets everyone's part; in larger groups from the first member, which gathers the whole."""
+    tag = group.next_tag()
+    direct = group.size <= DIRECT_MEMBERS_MAX
+    if direct or group.rank:
+        tell(group, tag, group.peers if direct else group.members[:1], source)
+    if not direct and group.rank:
+        out[:] = collect(group, tag, group.members[:1], [len(out)])[0]
         return
-    buffers = {rank: np.empty(size_of(cuts[rank]), np.uint8) for rank in _others(group)}
-    _wait(group, [mesh.start_receive(_key(group, rank, tag), buffer) for rank, buffer in buffers.items()])
-    for rank, buffer in {**buffers, 0: source}.items():
-        scatter(buffer, cuts[rank], out)
-    _wait(group, [mesh.start_send(_key(group, rank, tag), out) for rank in _others(group)])
+    received = collect(group, tag, group.peers, [size_of(cuts[rank]) for rank in group.peer_ranks])
+    scatter(source, cuts[group.rank], out)
+    for rank, part in zip(group.peer_ranks, received, strict=True):
+        scatter(part, cuts[rank], out)
+    if not direct:
+        tell(group, tag, group.peers, out)
 
 
 def reduce_scatter(

@@ -31,7 +31,7 @@ class Owner(Protocol):
 
     def payload_target(self, link: "Link", frame: Frame) -> memoryview: ...
 
-    def arrived(self, link: "Link", frame: Frame, payload: memoryview | None) -> None: ...
+    def arrived(self, link: "Link", frame: Frame, payload: bytes | memoryview | None) -> None: ...
 
     def came_up(self, link: "Link") -> None: ...
 
@@ -47,6 +47,10 @@ class _Out:
 
     def __init__(self, rest: list[memoryview], slot: int | None, control: bool) -> None:
         self.rest, self.slot, self.control, self.started = rest, slot, control, False
+
+    def own(self) -> None:
+        """Depend no longer on memory of others."""
+        self.rest = [memoryview(bytes(part)) for part in self.rest]
 
 
 class Link:
@@ -114,6 +118,14 @@ class Link:
             _advance(out, sent)
             self._enqueue(out)
 
+    def send_copy(self, header: bytes, payload: memoryview) -> None:
+        """As `send`, for a payload that may change as soon as this returns."""
+        if self._queue:
+            payload = memoryview(bytes(payload))
+        self.send(header, payload)
+        if self._queue:
+            self._queue[-1].own()
+
     def credit(self, offset: int) -> None:
         """Tell the peer that its slot may be filled again."""
         out = _Out(_views(pack(Kind.CREDIT, size=0, place=offset), None), None, True)
@@ -157,6 +169,12 @@ class Link:
 
         The byte stream stays in step; the peer discards what belongs to the old epoch.
         """
+        if self._queue:
+            self._drop_unsent()
+        if self._target is not None:
+            self._target = memoryview(bytearray(self._missing))
+
+    def _drop_unsent(self) -> None:
         kept: deque[_Out] = deque()
         for out in self._queue:
             if out.started or out.control:
@@ -164,8 +182,6 @@ class Link:
             elif out.slot is not None:
                 self.free.append(out.slot)
         self._queue = kept
-        if self._target is not None:
-            self._target = memoryview(bytearray(self._missing))
 
     # -- receiving ---------------------------------------------------------------------------------------------
 
@@ -222,15 +238,17 @@ class Link:
             if frame.kind != Kind.DATA:
                 self._owner.arrived(self, frame, None)
                 continue
+            have = end - offset
+            if have >= frame.size:
+                payload = data[offset : offset + frame.size]
+                offset += frame.size
+                self._owner.arrived(self, frame, payload)
+                continue
             target = self._owner.payload_target(self, frame)
-            have = min(frame.size, end - offset)
-            target[:have] = data[offset : offset + have]
-            offset += have
-            if have < frame.size:
-                self._frame, self._payload = frame, target
-                self._target, self._missing = target[have : frame.size], frame.size - have
-                break
-            self._owner.arrived(self, frame, target)
+            target[:have] = data[offset:]
+            self._frame, self._payload, offset = frame, target, end
+            self._target, self._missing = target[have:], frame.size - have
+            break
         self._buffer = data[offset:] if not self._missing else b""
 
     # -- introduction ------------------------------------------------------------------------------------------
@@ -282,11 +300,14 @@ class Link:
         self.up = True
         self._owner.came_up(self)
 
-    def close(self) -> None:
-        """Close the socket and let go of the peer's memory."""
+    def hang_up(self) -> None:
+        """Close the socket; the peer's memory can still be read."""
         self.dead = True
         self._queue.clear()
         self.sock.close()
+
+    def let_go(self) -> None:
+        """Unmap the peer's memory, once the socket is closed."""
         if self.arena is not None:
             self.arena.close()
 

@@ -9,12 +9,12 @@ import os
 import select
 import socket
 import zlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from elaswave.clock import Deadline
+from elaswave.clock import SYSTEM, Deadline
 from elaswave.communicator.arena import ARENA_BYTES, SLOT_BYTES, SLOTS, Arena, PeerArena
 from elaswave.communicator.frames import Frame, Kind
 from elaswave.communicator.group import Group, GroupSpec
@@ -61,8 +61,7 @@ class Mesh:
         self.epoch = 0
         self.arena = Arena()
         self.inbox = Inbox()
-        self.bells: Counter[Key] = Counter()
-        self.places: dict[Key, int] = {}
+        self.bells: dict[Key, int] = {}
         self.links: dict[str, Link] = {}
         self._secret, self._transport, self._on_broken = secret, transport, on_broken
         self._introduction = Introduction(worker_id, self.arena.fd, ARENA_BYTES)
@@ -185,13 +184,13 @@ class Mesh:
             PeerLost: a still newer view interrupts.
             DeadlineExceeded: a member could not be linked within `timeout_s`.
         """
+        self._bury()
         self.epoch = epoch
         for peer in [peer for peer in self.links if peer in self._known and peer not in addresses]:
             self._drop(self.links[peer])
         self._known = set(addresses)
         self._edit_groups(epoch, groups)
         self._abandon()
-        self._bury()
         self._members = frozenset(peer for spec in groups.values() for peer in spec.members)
         needed = self._members - {self.worker_id}
 
@@ -233,7 +232,6 @@ class Mesh:
                 self._discard(early)
         for key in [key for key in self.bells if self._stale(key[1], key[2])]:
             del self.bells[key]
-            self.places.pop(key, None)
 
     def close(self) -> None:
         """Close every link and listener; nothing is left open."""
@@ -263,15 +261,19 @@ class Mesh:
         """
         if done():
             return
-        deadline = Deadline(self.timeout_s if timeout_s is None else timeout_s)
-        while not done():
-            self._raise_if_interrupted()
-            waited_s = deadline.timeout_s - deadline.left_s()
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        start, waited_s = SYSTEM.monotonic(), 0.0
+        while True:
+            if self._interrupt > self.epoch:
+                raise PeerLost(self._interrupt)
             if self._ahead > self.epoch and waited_s > LEFT_BEHIND_S:
                 raise PeerLost(self._ahead)  # a member is in a newer epoch and will never answer in this one
-            if deadline.passed():
-                raise DeadlineExceeded(f"waited {deadline.timeout_s} s for {what()}")
-            self._progress(min(deadline.left_s(), LEFT_BEHIND_S))
+            if waited_s >= limit_s:
+                raise DeadlineExceeded(f"waited {limit_s} s for {what()}")
+            self._progress(min(limit_s - waited_s, LEFT_BEHIND_S))
+            if done():
+                return
+            waited_s = SYSTEM.monotonic() - start
 
     def _raise_if_interrupted(self) -> None:
         if self._interrupt > self.epoch:
@@ -353,7 +355,7 @@ class Mesh:
                 return receive.view[receive.got : receive.got + frame.size]
         return memoryview(bytearray(frame.size))
 
-    def arrived(self, link: Link, frame: Frame, payload: memoryview | None) -> None:
+    def arrived(self, link: Link, frame: Frame, payload: bytes | memoryview | None) -> None:
         """A whole frame is here."""
         if frame.kind == Kind.CREDIT:
             self._take_credit(link, frame.place)
@@ -365,8 +367,7 @@ class Mesh:
             if frame.kind == Kind.SHARED:
                 link.credit(frame.place)
         elif frame.kind == Kind.BELL:
-            self.bells[key] += 1
-            self.places[key] = frame.place
+            self.bells[key] = frame.place
         else:
             receive = self.inbox.expected(key)
             if receive is not None:
@@ -381,7 +382,9 @@ class Mesh:
             raise ProtocolError(f"worker {link.peer} gives back a slot twice")
         link.free.append(place)
 
-    def _deliver(self, link: Link, frame: Frame, payload: memoryview | None, key: Key, receive: Receive) -> None:
+    def _deliver(
+        self, link: Link, frame: Frame, payload: bytes | memoryview | None, key: Key, receive: Receive
+    ) -> None:
         start, stop = receive.got, receive.got + frame.size
         if stop > len(receive.view) or (frame.last and stop != len(receive.view)):
             raise ProtocolError(f"worker {link.peer} sends {stop} bytes where {len(receive.view)} were asked for")
@@ -389,13 +392,13 @@ class Mesh:
             assert link.arena is not None
             receive.buffer[start:stop] = link.arena.bytes[frame.place : frame.place + frame.size]
             link.credit(frame.place)
-        elif payload is not None and payload.obj is not receive.view.obj:
+        elif isinstance(payload, bytes) or (payload is not None and payload.obj is not receive.view.obj):
             receive.view[start:stop] = payload
         receive.got = stop
         if frame.last:
             self.inbox.complete(key)
 
-    def _keep(self, link: Link, frame: Frame, payload: memoryview | None, key: Key) -> None:
+    def _keep(self, link: Link, frame: Frame, payload: bytes | memoryview | None, key: Key) -> None:
         """Nobody has asked for the frame yet; shared slots are emptied before the ring runs dry."""
         if frame.kind == Kind.SHARED:
             if link.parked >= SLOTS - 2:
@@ -447,16 +450,16 @@ class Mesh:
             self._on_broken(peer, why)
 
     def _drop(self, link: Link) -> None:
-        """Forget a link at once; its socket and memory are let go of off the repair path."""
+        """Forget a link at once; its memory, which takes long, is let go of off the repair path."""
         if link.dead:
             return
-        link.dead = True
         self._by_fd.pop(link.fd, None)
         self._strangers.pop(link.fd, None)
         try:
             self._epoll.unregister(link.fd)
         except OSError:
             pass
+        link.hang_up()
         if self.links.get(link.peer) is link:
             del self.links[link.peer]
         self._graves.append(link)
@@ -465,6 +468,6 @@ class Mesh:
         while self._graves:
             link = self._graves.pop()
             self.inbox.rescue(link)
-            link.close()
+            link.let_go()
             if link.ring is not None:
                 self.arena.give_ring(link.ring)

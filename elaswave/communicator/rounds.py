@@ -1,9 +1,12 @@
-"""Bells: frames without payload by which the members of a group say that they have come to a point."""
+"""One round among the members of a group: bells, which carry only a place, and small payloads."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from elaswave.communicator.frames import Kind, pack
+from elaswave.errors import ProtocolError
 
 if TYPE_CHECKING:
     from elaswave.communicator.group import Group
@@ -21,19 +24,52 @@ def ring(group: "Group", tag: int, peers: Iterable[str], place: int = 0) -> None
 
 def hear(group: "Group", tag: int, peers: Sequence[str]) -> list[int]:
     """Wait until all `peers` are at `tag`; returns the place that each told."""
-    mesh = group.mesh
-    bells, places = mesh.bells, mesh.places
-    missing = [(peer, group.id, group.epoch, tag) for peer in peers]
-    keys = list(missing)
+    number, epoch, bells = group.id, group.epoch, group.mesh.bells
+    keys = [(peer, number, epoch, tag) for peer in peers]
+    _await(group, keys, bells)
+    return [bells.pop(key) for key in keys]
+
+
+def tell(group: "Group", tag: int, peers: Sequence[str], payload: np.ndarray) -> None:
+    """Send `peers` at most `INLINE_BYTES_MAX` bytes; `payload` may change as soon as this returns."""
+    size = len(payload)
+    header = pack(Kind.DATA, last=True, group=group.id, epoch=group.epoch, tag=tag, size=size, place=0)
+    links = group.mesh.links
+    for peer in peers:
+        link = links.get(peer)
+        if link is not None:
+            link.send_copy(header, payload.data)
+
+
+def collect(group: "Group", tag: int, peers: Sequence[str], sizes: Sequence[int]) -> list[np.ndarray]:
+    """Wait for what each of `peers` tells at `tag`, of as many bytes as `sizes` says; read-only.
+
+    Raises:
+        ProtocolError: a peer has told something of another size.
+    """
+    number, epoch, inbox = group.id, group.epoch, group.mesh.inbox
+    keys = [(peer, number, epoch, tag) for peer in peers]
+    _await(group, keys, inbox.early)
+    payloads = []
+    for key, size in zip(keys, sizes, strict=True):
+        early = inbox.pop_early(key)
+        if early is None or early.payload is None or not early.frame.last or early.frame.size != size:
+            raise ProtocolError(f"worker {key[0]} does not send the {size} bytes that group {group.name} expects")
+        payloads.append(np.frombuffer(early.payload, np.uint8))
+    return payloads
+
+
+def _await(group: "Group", keys: Sequence[tuple[str, int, int, int]], arrived: dict) -> None:
+    for key in keys:
+        if key not in arrived:
+            break
+    else:
+        return
 
     def all_here() -> bool:
-        while missing and bells[missing[-1]]:
-            missing.pop()
-        return not missing
+        return all(key in arrived for key in keys)
 
-    mesh.wait(all_here, what=lambda: f"group {group.name}, members {[key[0] for key in missing]}")
-    found = []
-    for key in keys:
-        del bells[key]
-        found.append(places.pop(key))
-    return found
+    def missing() -> str:
+        return f"group {group.name}, members {[key[0] for key in keys if key not in arrived]}"
+
+    group.mesh.wait(all_here, what=missing)

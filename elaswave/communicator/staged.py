@@ -34,7 +34,7 @@ def _exchange(group: "Group", place: int) -> dict[str, np.ndarray]:
 def all_reduce(group: "Group", parts: list[np.ndarray], out: np.ndarray, dtype: torch.dtype) -> None:
     """Stage all slots, sum one slice of them each, collect the slices."""
     _enter(group)
-    me, table = group.mesh.worker_id, slot_table(group.slots)
+    me, table = group.mesh.worker_id, inline.slot_table(group.slots)
     per_slot = STAGE_BYTES // max(index + 1 for _, index in table) // ALIGN_BYTES * ALIGN_BYTES
     for start in range(0, len(out), per_slot):
         size = min(per_slot, len(out) - start)
@@ -93,16 +93,6 @@ def all_gather(group: "Group", source: np.ndarray, out: np.ndarray, cuts: list[n
         for rank, member in enumerate(group.members):
             if rank != group.rank and number < len(runs[rank]):
                 scatter(areas[member], runs[rank][number], out)
-
-
-def slot_table(slots: tuple[str, ...]) -> list[tuple[str, int]]:
-    """For each logical slot who carries it, and which of the carrier's slots it is."""
-    seen: dict[str, int] = {}
-    table = []
-    for member in slots:
-        table.append((member, seen.get(member, 0)))
-        seen[member] = seen.get(member, 0) + 1
-    return table
 
 
 def aligned_bounds(num_bytes: int, parts: int) -> list[int]:

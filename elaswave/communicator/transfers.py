@@ -88,7 +88,7 @@ class Early:
 
     link: Link
     frame: Frame
-    payload: memoryview | None
+    payload: bytes | memoryview | None
 
 
 @dataclass(slots=True)
