@@ -103,6 +103,7 @@ class Coordinator:
     _join_due: float | None = None
     _waiting_since: float | None = None
     _reference: WorkerRecord | None = None
+    _checked: set[str] = field(default_factory=set)
     _turned: set[str] = field(default_factory=set)
     _roster_sent: Roster | None = None
     _ended: bool = False
@@ -141,6 +142,7 @@ class Coordinator:
         self._last_epoch = max(self._last_epoch, view.epoch + leap - 1)
         self._term = max(self._term, view.term + 1)
         self._takeover_until = now + self.timeouts.takeover_s
+        self._waiting_since = now if view.paused else None
         for member in view.members:
             self._await_node(
                 now,
@@ -181,9 +183,19 @@ class Coordinator:
                     if node.disconnected_at is not None:
                         node.disconnected_at = now
             case Tick():
-                pass
+                if not self._standings_changed(now) and self._idle:
+                    return out
         self._settle(now, out)
         return out
+
+    @property
+    def _idle(self) -> bool:
+        """Nothing is due that only needs time to pass."""
+        dues = (self._takeover_until, self._loss_due, self._join_due, self._waiting_since)
+        return all(due is None for due in dues)
+
+    def _standings_changed(self, now: float) -> bool:
+        return any(self._standing(now, n, node) is not self._standings.get(n) for n, node in self._nodes.items())
 
     def next_deadline(self) -> float | None:
         """When the next view is due, if one is; leases need no more than a regular Tick."""
@@ -233,7 +245,6 @@ class Coordinator:
         out.append(Send(hello.node_id, NodeWelcome(node_id=self.node_id, index=index, started=self.started)))
         if self._roster_sent is not None:
             out.append(Send(hello.node_id, self._roster_sent))
-        self._check_workers(hello.node_id, hello.report, out)
 
     def _foreign(self, roster: Roster) -> bool:
         return self.view is not None and roster.lineage != self.lineage
@@ -255,7 +266,6 @@ class Coordinator:
         match message:
             case Report():
                 node.report = message
-                self._check_workers(node_id, message, out)
             case Resend():
                 node.sent_epoch = -1
             case Suspect(worker_id=worker_id):
@@ -275,13 +285,18 @@ class Coordinator:
         if node is not None and node.disconnected_at is None:
             node.disconnected_at, node.patience_s = now, self.timeouts.reconnect_s
 
-    def _check_workers(self, node_id: str, report: Report, out: list[Action]) -> None:
-        """Turn away workers that were started with something else than the first one was."""
-        for worker in report.workers:
-            if self._reference is None:
-                self._reference = worker
+    def _check_newcomers(self, out: list[Action]) -> None:
+        """Turn away workers that were started with something else than the members, or else the first one, were."""
+        reported = [(node_id, w) for node_id, node in self._nodes.items() for w in node.report.workers]
+        if self._reference is None:
+            ordered = sorted((w for _, w in reported), key=lambda w: not w.member)
+            self._reference = ordered[0] if ordered else None
+        for node_id, worker in reported:
+            if worker.member or worker.worker_id in self._checked or self._reference is None:
+                continue
+            self._checked.add(worker.worker_id)
             reason = mismatch(self._reference, worker)
-            if reason is not None and worker.worker_id not in self._turned:
+            if reason is not None:
                 self._turned.add(worker.worker_id)
                 out.append(Send(node_id, Turned(turn=Turn.REFUSED, reason=reason, worker_id=worker.worker_id)))
 
@@ -292,6 +307,7 @@ class Coordinator:
         self._standings = {node_id: self._standing(now, node_id, node) for node_id, node in self._nodes.items()}
         if self._takeover_until is not None and not self._taken_over(now):
             return
+        self._check_newcomers(out)
         state = self._state()
         self._note_changes(now, state)
         view, reason = membership.view_compute(now, self._with_dues(state))

@@ -171,6 +171,8 @@ class WorkerDoor:
             check_version(hello.version, f"worker {hello.worker_id}")
         except RefusedError as error:
             return str(error)
+        if worker.pid <= 0:
+            return f"worker {hello.worker_id} lives in another pid namespace than its node, which could not end it"
         if hello.worker_id in self._workers:
             return f"worker {hello.worker_id} is connected already; a child process must not inherit its environment"
         return self._core.workers.connected(now, hello, worker.pid)

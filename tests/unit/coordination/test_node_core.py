@@ -214,6 +214,29 @@ def test_the_next_standby_takes_over_from_the_second_primary():
     assert world.view(third).term == 2
 
 
+def test_a_takeover_that_changes_no_membership_changes_no_view():
+    world = World(policy=Policy(min_nodes=2))
+    first, second, third = world.node(0, host="a"), world.node(2, host="a"), world.node(2, host="a")
+    world.run_until(lambda: world.view(third) is not None)
+    world.kill_node(first)
+    world.run(200)
+    assert world.primaries == [second]
+    assert world.view(third).epoch == 1
+    assert not world.ended
+
+
+def test_the_members_decide_which_configuration_is_right_after_a_takeover():
+    world, (first, second, third) = formed(nodes=3, hosts=["a", "a", "a"])
+    world.kill(world.ids(second)[0])
+    world.run(0.2)
+    world.kill_node(first)
+    wrong = world.worker(second, 0, digest="d")
+    world.run(1)
+    assert world.workers[wrong].saw(Turned)
+    assert world.view(third).ranks() == (3, 4, 5)
+    assert world.ids(third) == [m.worker_id for m in world.view(third).members if m.node_id == third]
+
+
 def test_a_death_during_the_takeover_is_not_lost():
     world, (first, second, third) = formed(nodes=3, hosts=["a", "a", "a"])
     world.kill_node(first)
