@@ -57,8 +57,8 @@ def _recover_once(job: "Job", before: View | None, cause: str, interrupted_at: f
     with job.phase(Phase.RESTORE, times):
         restored = restore(job)
     with job.phase(Phase.MIGRATE, times):
+        # only begun: it goes on behind the next forward. Until the first commit the old layout has its copies too
         restored.held.pool.establish(restored.held.optimizer.state())
-        restored.held.pool.finish()
     with job.phase(Phase.RESUME, times):
         job.world().barrier()
         recomputed = job.resume(restored)

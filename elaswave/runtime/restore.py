@@ -3,12 +3,13 @@
 The old layout is only read. Until every member has confirmed the new one, a fault goes back to it.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from elaswave.block import Scalars
-from elaswave.errors import CorruptState, Unrecoverable
+from elaswave.errors import CorruptState, PeerLost, Unrecoverable
 from elaswave.runtime.exchange import gather_json, gather_rows, signed, unsigned
 from elaswave.runtime.holding import Holding, collect, layout_of, make_holding
 from elaswave.snapshot.ring import Decision, Lost, choose
@@ -141,7 +142,9 @@ def _verify(job: "Job", decision: Decision) -> set[Offer]:
 
 def _begin(job: "Job", held: Holding, lost: Lost) -> Restored:
     """Nobody has anything: the first step of the job, unless it had begun before."""
-    if lost.layout_epoch is not None:
+    if lost.layout_epoch is not None and job.began:
+        with contextlib.suppress(PeerLost):  # nobody goes before all have come to the same conclusion
+            job.world().barrier()
         raise Unrecoverable(
             f"shards {list(lost.shards)} of step {lost.version} are gone with all their copies; "
             f"more members died at once than snapshot.copies = {job.config.snapshot.copies} can make up for. "
