@@ -5,6 +5,7 @@ others nothing. CLOCK_MONOTONIC is shared by all processes of a machine, so thei
 """
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -38,6 +39,7 @@ def fork(body: Callable[[], None]) -> int:
         return pid
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if os.getppid() == parent:
             body()
     except BaseException:
@@ -173,6 +175,7 @@ def _child(
 ) -> None:
     for lines in inherited:
         lines.link.close()
+    gc.freeze()  # a collection that walks the parent's heap would copy every page of it
     me = Rank(rank, size, link, timeout_s)
     try:
         me.finish(body(me))

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,12 +37,17 @@ def run(arguments: Sequence[str] | argparse.Namespace) -> int:
     bench = importlib.import_module(f"elaswave.bench.{args.bench}")
     options = _options(args.bench, bench.add_arguments, args.rest)
     on = machine()
+    signal.signal(signal.SIGTERM, _terminated)  # so that what was started is also ended
     result = bench.run(options)
     if options.json:
         print(as_json(result, on), flush=True)
     else:
         Console(width=None if sys.stdout.isatty() else WIDTH).print(as_table(result))
     return 0
+
+
+def _terminated(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

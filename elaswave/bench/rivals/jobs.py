@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from elaswave.bench.rivals import lighthouse, train_restart, train_torchft, variables
+from elaswave.bench.rivals import train_restart, train_torchft, variables
 from elaswave.bench.rivals.observation import Commit, Outcome, back, healthy_step_s, new_steps, next_commits
 from elaswave.bench.rivals.processes import Processes
 from elaswave.config import Config
 from elaswave.errors import BenchError
 
 START_TIMEOUT_S = 120.0
+LIGHTHOUSE = "elaswave.bench.rivals.lighthouse"
 MONITOR_INTERVAL_S = 0.05
 """How often torchrun looks at its workers; as in `elaswave launch`, and half of torchrun's default."""
 
@@ -108,7 +109,7 @@ class TorchftJob(_LoggedJob):
         address = processes.folder / "lighthouse"
         processes.start(
             "lighthouse.process",
-            lighthouse.__name__,
+            LIGHTHOUSE,
             [
                 f"--join-timeout-ms={self.JOIN_TIMEOUT_MS}",
                 f"--quorum-tick-ms={self._tick_ms}",

@@ -1,18 +1,15 @@
-"""torchft's lighthouse in a process of its own, which ends with the process that started it."""
+"""torchft's lighthouse in a process of its own, started through `tied`."""
 
 import argparse
 import os
 import signal
 from pathlib import Path
 
-from elaswave.coordination import bootstrap
+from torchft.coordination import LighthouseServer
 
 
 def main() -> None:
     """Serve until killed; the address goes into a file, whole or not at all."""
-    bootstrap.die_with_parent()
-    from torchft.coordination import LighthouseServer
-
     parser = argparse.ArgumentParser()
     for name in ("join-timeout-ms", "quorum-tick-ms", "heartbeat-timeout-ms"):
         parser.add_argument(f"--{name}", type=int, required=True)

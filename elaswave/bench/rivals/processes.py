@@ -13,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from elaswave.bench.rivals import tied
 from elaswave.clock import Deadline
+from elaswave.coordination import bootstrap
 from elaswave.errors import BenchError
 
 STOP_TIMEOUT_S = 20.0
@@ -50,8 +52,8 @@ class Processes:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(_OWN)}
         with (self.folder / f"{name}.out").open("ab") as output:
             self._started[name] = subprocess.Popen(
-                [sys.executable, "-m", "elaswave.coordination.bootstrap", module, *arguments],
-                env={**inherited, "OMP_NUM_THREADS": "1", **environment},
+                [sys.executable, "-m", tied.__name__, module, *arguments],
+                env={**inherited, "OMP_NUM_THREADS": "1", bootstrap.PARENT_PID: str(os.getpid()), **environment},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
