@@ -1,10 +1,14 @@
 """`elaswave.join`: a job with everything around it, as the environment says: its events, its progress, its faults."""
 
 import os
+import sys
 from pathlib import Path
+from types import TracebackType
 
 from elaswave.config import Config
 from elaswave.coordination import bootstrap
+from elaswave.coordination.agent import NODE_SOCKET
+from elaswave.coordination.exit_status import status_of
 from elaswave.coordination.launch_settings import FOLLOWED
 from elaswave.coordination.run_folder import VARIABLE
 from elaswave.events import Recorder, Sink
@@ -32,8 +36,26 @@ def join(config: Config) -> job.Job:
         DeadlineExceeded: the node's service did not answer in time.
     """
     bootstrap.die_with_parent()
+    if NODE_SOCKET in os.environ:
+        _tell_the_agent_by_status()
     recorder = open_recorder(config)
     return job.join(config, recorder=recorder, probe=open_probe(recorder))
+
+
+def _tell_the_agent_by_status() -> None:
+    """Have errors of ours that the script lets through end it with the status that its agent understands."""
+    before = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        status = status_of(error)
+        if status is None:
+            before(kind, error, trace)
+            return
+        if status:
+            sys.stderr.write(f"elaswave: error: {error}\n")
+        raise SystemExit(status)
+
+    sys.excepthook = show
 
 
 def open_recorder(config: Config) -> Recorder:

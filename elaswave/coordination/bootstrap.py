@@ -11,7 +11,7 @@ import signal
 import sys
 
 EXIT_REFUSED = 65
-"""Turned away; starting the worker again would not help."""
+"""Turned away, or an error of the whole job: starting the worker again would not help."""
 EXIT_FENCED = 66
 """No longer a member; a fresh worker may join in its stead."""
 EXIT_ORPHAN = 67

@@ -6,10 +6,18 @@ from elaswave.coordination.protocol import WorkerRecord
 
 
 def mismatch(reference: WorkerRecord, worker: WorkerRecord) -> str | None:
-    """Why `worker` cannot train together with `reference`, with the remedy; None when it can."""
-    names = sorted(reference.versions.keys() | worker.versions.keys())
+    """Why `worker` cannot train together with `reference`, with the remedy; None when it can.
+
+    Among the versions may be settings, known by their dotted keys; those with their default value are left out.
+    """
+    names = sorted(reference.versions.keys() | worker.versions.keys(), key=lambda name: (_is_setting(name), name))
     for name in names:
         ours, theirs = _version(reference.versions, name), _version(worker.versions, name)
+        if ours != theirs and _is_setting(name):
+            return (
+                f"worker {worker.worker_id} was started with {name} = {theirs}, the job with {ours}; "
+                "start every node with the same file and overrides"
+            )
         if ours != theirs:
             return (
                 f"worker {worker.worker_id} runs {name} {theirs}, the job runs {name} {ours}; "
@@ -24,4 +32,8 @@ def mismatch(reference: WorkerRecord, worker: WorkerRecord) -> str | None:
 
 
 def _version(versions: Mapping[str, str], name: str) -> str:
-    return versions.get(name, "(unknown)")
+    return versions.get(name, "(default)" if _is_setting(name) else "(unknown)")
+
+
+def _is_setting(name: str) -> bool:
+    return "." in name

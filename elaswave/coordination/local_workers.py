@@ -84,6 +84,7 @@ class LocalWorkers:
         self._spare_delay_s = spare_delay_s
         self._spares: list[_Spare] = []
         self._spares_started = self._spares_failed = 0
+        self._hopeless = False
         self._epoch, self._settled_s = -1, self._now()
         self._ranks: dict[int, _Rank] = {}
         for local_rank, handler in context.subprocess_handlers.items():
@@ -134,6 +135,9 @@ class LocalWorkers:
 
     def _look_after(self, local_rank: int) -> None:
         rank = self._ranks[local_rank]
+        if self._hopeless and not rank.joined:
+            self._abandon(local_rank)
+            return
         if rank.start_s is not None:
             if self._finished:
                 self._end_rank(local_rank)
@@ -161,6 +165,7 @@ class LocalWorkers:
             self._end_rank(local_rank)
             return
         log.warning("elaswave: local rank %d (pid %d) died: %s", local_rank, pid, describe_exit(exit_code))
+        self._hopeless = self._hopeless or (exit_code == EXIT_REFUSED and rank.joined)
         if exit_code != EXIT_REFUSED and self._adopt_spare(local_rank, rank):
             return
         if verdict.action is Action.GIVE_UP:
@@ -171,6 +176,13 @@ class LocalWorkers:
         if verdict.delay_s:
             log.warning("elaswave: it keeps dying young; the next try is in %.1f s", verdict.delay_s)
         self._look_after(local_rank)
+
+    def _abandon(self, local_rank: int) -> None:
+        """A member has ended with an error of the whole job, so that whoever comes would only meet it again."""
+        handler = self._context.subprocess_handlers[local_rank]
+        _end(handler)
+        self._book_failure(local_rank, handler.proc.pid, handler.proc.returncode, "the job cannot go on")
+        self._end_rank(local_rank)
 
     def _end_rank(self, local_rank: int) -> None:
         self._context._running_local_ranks.discard(local_rank)

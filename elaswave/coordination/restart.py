@@ -81,7 +81,7 @@ def decide(death: Death, history: History, limits: Limits) -> Verdict:
     if death.finished:
         return Verdict(action=Action.DONE, history=history, why="the job is complete")
     if death.exit_code == EXIT_REFUSED:
-        why = "the coordinator refused it, and would again; see its own message"
+        why = "it was refused, or met an error that any fresh process would meet; see its own message"
         return Verdict(action=Action.GIVE_UP, history=history, why=why)
     seen = _remember(death, history, limits)
     if seen.failed_starts >= limits.max_failed_starts:

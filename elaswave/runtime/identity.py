@@ -25,6 +25,18 @@ def config_digest(config: Config, corpus: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def settings(config: Config, corpus: str) -> dict[str, str]:
+    """The settings behind the digest that are not the defaults, by dotted key, so that a refusal can name one."""
+    default = Config().model_dump(mode="json")
+    values: dict[str, Any] = config.model_dump(mode="json")
+    return {"data.corpus": corpus} | {
+        f"{section}.{key}": json.dumps(value)
+        for section in SHARED_SECTIONS
+        for key, value in values[section].items()
+        if value != default[section][key]
+    }
+
+
 def versions() -> dict[str, str]:
     """Versions that change bits."""
     return {"torch": torch.__version__, "python": ".".join(platform.python_version_tuple()[:2])}

@@ -26,7 +26,7 @@ from elaswave.runtime.build import build_stage
 from elaswave.runtime.exchange import unsigned
 from elaswave.runtime.handles import ModelHandle, OptimizerHandle
 from elaswave.runtime.holding import Holding
-from elaswave.runtime.identity import config_digest, versions
+from elaswave.runtime.identity import config_digest, settings, versions
 from elaswave.runtime.marker import began, mark_begun
 from elaswave.runtime.recovery import WORLD, recover
 from elaswave.runtime.restore import Restored
@@ -159,7 +159,7 @@ class Job:
         view = self.agent.join(
             address=self.mesh.address,
             config_digest=config_digest(self.config, self._corpus),
-            versions=versions(),
+            versions=versions() | settings(self.config, self._corpus),
             deadline=Deadline(self.config.elasticity.wait_for_workers_s),
         )
         self.recorder.identity.update(rank=self.agent.rank, worker_id=self.agent.worker_id, pid=os.getpid())

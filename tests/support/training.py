@@ -96,10 +96,11 @@ class MiniJob:
         overrides: Sequence[str] = (),
         replace: bool = True,
         suspicion_s: float = 2.0,
+        config: str | None = None,
     ) -> None:
         self._zygote, self.folder, self._workers, self._replace = zygote, folder, workers, replace
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.toml").write_text(TINY.format(steps=steps))
+        (folder / "config.toml").write_text(TINY.format(steps=steps) if config is None else config)
         self._argv = ["--config", str(folder / "config.toml"), "--run.progress", "false", *overrides]
         self._env = {"ELASWAVE_RUN_FOLDER": str(folder), "ELASWAVE_SECRET": SECRET}
         if faults:

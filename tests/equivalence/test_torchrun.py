@@ -1,0 +1,184 @@
+"""The whole product under stock torchrun: real trainers are killed, hang, leave and come late.
+
+Every job ends with the bits of the run of one worker that nobody harmed, survivors keep their processes, and nothing
+is left over.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.torchrun_job import CONF, CONFIG, ROOT, STEPS, TORCHRUN, TrainJob, check_run
+from support.training import MiniJob, Zygote, digests
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def unharmed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """Digest of every step of one worker that nobody harmed."""
+    with MiniJob(zygote, tmp_path_factory.mktemp("unharmed") / "one", workers=1, config=CONFIG) as job:
+        return digests(job.wait())
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[TrainJob]:
+    training = TrainJob(tmp_path)
+    yield training
+    training.close()
+
+
+def finish(job: TrainJob, unharmed: dict[int, str], statuses: list[int | None]) -> None:
+    """Run to the end: exit statuses, steps, samples, and nothing left over."""
+    job.hurry()
+    for agent, status in zip(job.agents, statuses, strict=True):
+        assert job.ended(agent) == status, job.story()
+    check_run(job, unharmed)
+    assert not job.left_over()
+    assert not [path for path in Path("/dev/shm").iterdir() if "elaswave" in path.name]
+    assert "Traceback" not in "".join(job.output(agent) for agent in job.agents)
+
+
+def test_spares_take_the_places_of_the_killed_and_the_stopped(job: TrainJob, unharmed: dict[int, str]):
+    job.torchrun(4, environment={"ELASWAVE_SPARES": "1"})
+    pids = job.wait_size(4)
+    since = 0
+    for victim, number in ((1, signal.SIGKILL), (2, signal.SIGSTOP)):
+        spare = job.wait("spare", since, what="ready")["pid"]
+        job.wait_running(1, 4)
+        since = job.poll()
+        os.kill(pids[victim], number)
+        pids[victim] = spare
+        view = job.wait_members(list(pids.values()), since)
+        assert [victim, spare] == [view["members"][victim][0], view["members"][victim][2]]
+        job.wait_running(view["epoch"], 4, since)
+    finish(job, unharmed, [0])
+
+
+def test_agents_of_one_worker_told_by_the_environment_alone(job: TrainJob, unharmed: dict[int, str]):
+    pet = {
+        "PET_RDZV_BACKEND": "elaswave",
+        "PET_RDZV_ENDPOINT": f"127.0.0.1:{job.port}",
+        "PET_RDZV_ID": job.run_id,
+        "PET_NNODES": "4:4",
+        "PET_MAX_RESTARTS": "10",
+        "PET_MONITOR_INTERVAL": "0.05",
+        "PET_RDZV_CONF": CONF,
+    }
+    for _ in range(4):
+        job.start([*TORCHRUN, *job.command()], pet)
+    pids = job.wait_size(4)
+    job.wait_running(1, 4)
+    since = job.poll()
+    os.kill(pids[2], signal.SIGKILL)
+    kept = [pid for rank, pid in pids.items() if rank != 2]
+    job.wait_members(kept, since)
+    again = job.wait_size(4, since)
+    assert [again[rank] for rank in (0, 1, 3)] == kept
+    finish(job, unharmed, [0] * 4)
+
+
+def start_pair(job: TrainJob) -> tuple[dict[int, int], int, int]:
+    """Two agents of two workers; returns rank -> pid, and which agent hosts the coordinator and which does not."""
+    for _ in range(2):
+        job.torchrun(2, "2:8")
+    pids = job.wait_size(4)
+    job.wait_running(1, 4)
+    leading = job.wait("view")["pid"]
+    first = [agent.pid for agent in job.agents].index(leading)
+    return pids, first, 1 - first
+
+
+def workers_of(job: TrainJob, pids: dict[int, int], agent: int) -> list[int]:
+    return [pid for pid in pids.values() if job.parent(pid) == job.agents[agent].pid]
+
+
+def test_the_agent_that_hosts_the_coordinator_is_killed(job: TrainJob, unharmed: dict[int, str]):
+    pids, leader, other = start_pair(job)
+    kept, lost = workers_of(job, pids, other), workers_of(job, pids, leader)
+    assert len(kept) == len(lost) == 2
+    since = job.poll()
+    job.agents[leader].kill()
+    for pid in lost:
+        job.wait_dead(pid)
+    view = job.wait_members(kept, since)
+    job.wait_running(view["epoch"], 2, since)
+    statuses: list[int | None] = [0, 0]
+    statuses[leader] = -signal.SIGKILL
+    finish(job, unharmed, statuses)
+
+
+def test_a_hung_coordinator_comes_back_as_a_node_and_the_other_agent_is_killed(job: TrainJob, unharmed: dict[int, str]):
+    pids, leader, other = start_pair(job)
+    kept, hung = workers_of(job, pids, other), workers_of(job, pids, leader)
+    since = job.poll()
+    job.agents[leader].send_signal(signal.SIGSTOP)
+    view = job.wait_members(kept, since)
+    job.wait_running(view["epoch"], 2, since)
+    since = job.poll()
+    job.agents[leader].send_signal(signal.SIGCONT)
+    for pid in hung:
+        job.wait_dead(pid)
+    again = job.wait_size(4, since)
+    assert set(kept) < set(again.values())
+
+    kept = workers_of(job, again, leader)
+    since = job.poll()
+    job.agents[other].kill()
+    view = job.wait_members(kept, since)
+    job.wait_running(view["epoch"], 2, since)
+    statuses: list[int | None] = [0, 0]
+    statuses[other] = -signal.SIGKILL
+    finish(job, unharmed, statuses)
+
+
+def test_a_late_agent_adds_ranks_and_leaves_without_a_lost_step(job: TrainJob, unharmed: dict[int, str]):
+    job.torchrun(2, "1:8")
+    first = job.wait_size(2)
+    job.wait_running(1, 2)
+    since = job.poll()
+    late = job.torchrun(2, "1:8")
+    pids = job.wait_size(4, since)
+    assert sorted(pids) == [0, 1, 2, 3]
+    assert {rank: pids[rank] for rank in first} == first
+    view = job.wait_members(list(pids.values()), since)
+    job.wait_running(view["epoch"], 4, since)
+
+    since = job.poll()
+    late.send_signal(signal.SIGTERM)
+    assert job.ended(late) == 0
+    job.wait_members(list(first.values()), since)
+    finish(job, unharmed, [0, 0])
+    recoveries = [event for event in job.events if event["kind"] == "recovery"]
+    assert recoveries
+    assert not [event for event in recoveries if event["lost"] or event["recomputed"]]
+    assert not [event for event in job.events if event["kind"] == "death"]
+
+
+OWN = [
+    f"--training.steps={STEPS}",
+    "--training.train_batch_size=32",
+    "--training.micro_batch_size=4",
+    "--elasticity.suspicion_s=1",
+]
+
+
+def test_a_script_of_ones_own_survives_a_kill(job: TrainJob, tmp_path: Path):
+    alone = TrainJob(tmp_path / "alone")
+    try:
+        job.torchrun(2, command=[str(ROOT / "tests/support/own_script.py"), *OWN])
+        alone.hurry()
+        alone.torchrun(1, command=[str(ROOT / "tests/support/own_script.py"), *OWN])
+        pids = job.wait_size(2)
+        job.wait_running(1, 2)
+        since = job.poll()
+        os.kill(pids[1], signal.SIGKILL)
+        job.wait_members([pids[0]], since)
+        assert job.wait_size(2, since)[0] == pids[0]
+        job.wait_running(3, 2, since)
+        assert alone.ended(alone.agents[0]) == 0
+        finish(job, digests(alone.history()), [0])
+    finally:
+        alone.close()
