@@ -52,22 +52,29 @@ class Group:
     def __init__(self, mesh: "Mesh", name: str, number: int, epoch: int, spec: GroupSpec) -> None:
         self.mesh, self.name, self.id = mesh, name, number
         self.stage = Stage(mesh)
+        self.spec = GroupSpec(())
         self.edit(epoch, spec)
 
     def edit(self, epoch: int, spec: GroupSpec) -> None:
         """Replace members and epoch."""
-        self.epoch, self.members = epoch, spec.members
-        self.slots = spec.slots or spec.members
-        self.rank, self.size = self.members.index(self.mesh.worker_id), len(self.members)
-        self.peer_ranks = tuple(rank for rank in range(self.size) if rank != self.rank)
-        self.peers = tuple(member for member in self.members if member != self.mesh.worker_id)
-        self.own_slots = self.slots.count(self.mesh.worker_id)
-        self._most_slots = 0
-        self._sequence = 0
+        self.epoch, self._sequence = epoch, 0
         self.stage.reset()
+        if spec == self.spec:
+            return
+        self.spec, self.members, self.slots = spec, spec.members, spec.slots or spec.members
+        me, members = self.mesh.worker_id, spec.members
+        self.rank, self.size = members.index(me), len(members)
+        self.peers = members[: self.rank] + members[self.rank + 1 :]
+        self.own_slots = self.slots.count(me)
+        self._most_slots = 0
 
     def close(self) -> None:
         self.stage.close()
+
+    @property
+    def peer_ranks(self) -> list[int]:
+        """Ranks of `peers`, in the same order."""
+        return [rank for rank in range(self.size) if rank != self.rank]
 
     def next_tag(self) -> int:
         """A tag for one round of a collective; all members count alike."""
@@ -109,13 +116,14 @@ class Group:
             x: this member's tensor, or one tensor per slot it carries, in order of slot.
             out: receives the sum; by default the first tensor of `x`, whose value is then lost if interrupted.
         """
-        own = [x] if isinstance(x, torch.Tensor) else list(x)
+        own = [x] if isinstance(x, torch.Tensor) else x
         if len(own) != self.own_slots:
             raise ValueError(f"group {self.name}: {len(own)} tensors for {self.own_slots} slots of this member")
-        target = own[0] if out is None else out
-        parts, result, dtype = [flat(tensor) for tensor in own], flat(target), target.dtype
-        if any(len(part) != len(result) for part in parts):
-            raise ValueError(f"group {self.name}: tensors of different sizes cannot be added")
+        parts = [flat(tensor) for tensor in own]
+        result, dtype = (parts[0], own[0].dtype) if out is None else (flat(out), out.dtype)
+        for part in parts:
+            if len(part) != len(result):
+                raise ValueError(f"group {self.name}: tensors of different sizes cannot be added")
         if self.size == 1:
             add([part.copy() if i else part for i, part in enumerate(parts)], result, dtype)
         elif len(result) * self._slots_max() <= STAR_BYTES_MAX:

@@ -1,13 +1,14 @@
 """Collectives whose payload rides in the sockets: small ones on one host, and all of them across hosts."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from elaswave.communicator.rounds import collect, hear, ring, tell
-from elaswave.communicator.spans import equal_spans, gather, pieces, scatter, size_of
+from elaswave.communicator.spans import byte_spans, equal_spans, gather, pieces, scatter, size_of
 from elaswave.communicator.sums import add
 from elaswave.communicator.transfers import Handle
 
@@ -15,16 +16,21 @@ if TYPE_CHECKING:
     from elaswave.communicator.group import Group
 
 PIECE_BYTES = 1 << 20
+AHEAD = 2
+"""Pieces that are sent before those of one's own share are summed."""
+DEPTH = 2 * AHEAD + 1
+ROUND_BYTES = 4 << 20
+"""One piece of every slot."""
+ALIGN_BYTES = 64
 DIRECT_MEMBERS_MAX = 4
 """Up to here everyone tells everyone: one step instead of two, and not yet many more messages."""
-_NOTHING = np.empty(0, np.uint8)
 
 
 def _key(group: "Group", rank: int, tag: int) -> tuple[str, int, int, int]:
     return (group.members[rank], group.id, group.epoch, tag)
 
 
-def _wait(group: "Group", handles: Sequence[Handle]) -> None:
+def _wait(group: "Group", handles: Iterable[Handle]) -> None:
     pending = list(handles)
 
     def done() -> bool:
@@ -64,7 +70,7 @@ def broadcast(group: "Group", data: np.ndarray, src: int) -> None:
 def all_reduce(group: "Group", parts: list[np.ndarray], out: np.ndarray, dtype: torch.dtype) -> None:
     """Everyone gets everyone's slots and sums in order of slots; in larger groups the first member does it for all."""
     tag, size = group.next_tag(), len(out)
-    packed = np.concatenate([*parts, _NOTHING])  # a copy: `out` may be one of the parts
+    packed = b"".join([part.data for part in parts])  # a copy: `out` may be one of the parts
     direct = group.size <= DIRECT_MEMBERS_MAX
     if direct or group.rank:
         tell(group, tag, group.peers if direct else group.members[:1], packed)
@@ -74,13 +80,14 @@ def all_reduce(group: "Group", parts: list[np.ndarray], out: np.ndarray, dtype: 
     slots = group.slots
     received = collect(group, tag, group.peers, [slots.count(peer) * size for peer in group.peers])
     if slots is group.members:
-        received.insert(group.rank, packed)
+        received.insert(group.rank, np.frombuffer(packed, np.uint8))
         add(received, out, dtype)
     else:
-        by_member = dict(zip(group.peers, received, strict=True)) | {group.mesh.worker_id: packed}
+        by_member = dict(zip(group.peers, received, strict=True))
+        by_member[group.mesh.worker_id] = np.frombuffer(packed, np.uint8)
         add([by_member[member][i * size : (i + 1) * size] for member, i in slot_table(slots)], out, dtype)
     if not direct:
-        tell(group, tag, group.peers, out)
+        tell(group, tag, group.peers, out.tobytes())
 
 
 def slot_table(slots: tuple[str, ...]) -> list[tuple[str, int]]:
@@ -98,7 +105,7 @@ def all_gather_small(group: "Group", source: np.ndarray, out: np.ndarray, cuts: 
     tag = group.next_tag()
     direct = group.size <= DIRECT_MEMBERS_MAX
     if direct or group.rank:
-        tell(group, tag, group.peers if direct else group.members[:1], source)
+        tell(group, tag, group.peers if direct else group.members[:1], source.tobytes())
     if not direct and group.rank:
         out[:] = collect(group, tag, group.members[:1], [len(out)])[0]
         return
@@ -107,38 +114,21 @@ def all_gather_small(group: "Group", source: np.ndarray, out: np.ndarray, cuts: 
     for rank, part in zip(group.peer_ranks, received, strict=True):
         scatter(part, cuts[rank], out)
     if not direct:
-        tell(group, tag, group.peers, out)
+        tell(group, tag, group.peers, out.tobytes())
 
 
 def reduce_scatter(
     group: "Group", source: np.ndarray, out: np.ndarray, cuts: list[np.ndarray], dtype: torch.dtype
 ) -> None:
     """Everyone sends everyone its part in pieces, and sums each piece as soon as all have sent it."""
-    tag, mesh, me = group.next_tag(), group.mesh, group.rank
-    own = pieces(cuts[me], PIECE_BYTES)
-    buffers = {rank: np.empty(len(out), np.uint8) for rank in _others(group)}
-    receiving: list[list[Handle]] = []
+    runs = [pieces(cut, _piece_bytes(group)) for cut in cuts]
+    exchange = Exchange(group, [source], runs, out)
     done = 0
-    for run in own:
+    for number, run in enumerate(runs[group.rank]):
         size = size_of(run)
-        receiving.append([mesh.start_receive(_key(group, r, tag), b[done : done + size]) for r, b in buffers.items()])
+        add(exchange.take(number), out[done : done + size], dtype)
         done += size
-    runs = {rank: pieces(cuts[rank], PIECE_BYTES) for rank in _others(group)}
-    sending = [
-        mesh.start_send(_key(group, rank, tag), _piece(source, runs[rank][number]))
-        for number in range(max((len(run) for run in runs.values()), default=0))
-        for rank in runs
-        if number < len(runs[rank])
-    ]
-    done = 0
-    for run, handles in zip(own, receiving, strict=True):
-        _wait(group, handles)
-        size = size_of(run)
-        mine = _piece(source, run)
-        ordered = [mine if r == me else buffers[r][done : done + size] for r in range(group.size)]
-        add(ordered, out[done : done + size], dtype)
-        done += size
-    _wait(group, sending)
+    exchange.finish()
 
 
 def all_gather(group: "Group", source: np.ndarray, out: np.ndarray, cuts: list[np.ndarray]) -> None:
@@ -160,37 +150,109 @@ def all_gather(group: "Group", source: np.ndarray, out: np.ndarray, cuts: list[n
 
 
 def all_reduce_large(group: "Group", parts: list[np.ndarray], out: np.ndarray, dtype: torch.dtype) -> None:
-    """Reduce-scatter, then all-gather; with several slots per member, slot by slot at the members that sum."""
+    """Everyone sums a slice of all slots in pieces, and sends each piece of the sum to all while the next arrives.
+
+    `out` may be one of `parts`: nobody gets a piece of the sum to overwrite before its own share of it was received.
+    """
     width = torch.empty(0, dtype=dtype).element_size()
-    cuts = [np.array(spans, np.int64).reshape(-1, 2) * width for spans in equal_spans(len(out) // width, group.size)]
-    start, stop = cuts[group.rank].tolist()[0]
-    if group.slots == group.members:
-        mine = np.empty(stop - start, np.uint8)
-        reduce_scatter(group, parts[0], mine, cuts, dtype)
-    else:
-        mine = _sum_slots(group, parts, cuts, dtype)
-    all_gather(group, mine, out, cuts)
-
-
-def _sum_slots(group: "Group", parts: list[np.ndarray], cuts: list[np.ndarray], dtype: torch.dtype) -> np.ndarray:
-    """This member's slice of the sum over all slots, in order of slots."""
+    cuts = byte_spans(equal_spans(len(out) // width, group.size), width)
+    runs = [pieces(cut, _piece_bytes(group)) for cut in cuts]
     tag, mesh = group.next_tag(), group.mesh
-    start, stop = cuts[group.rank].tolist()[0]
-    received: dict[str, list[np.ndarray]] = {}
-    handles: list[Handle] = []
-    for rank in _others(group):
-        member = group.members[rank]
-        received[member] = [np.empty(stop - start, np.uint8) for _ in range(group.slots.count(member))]
-        handles += [mesh.start_receive(_key(group, rank, tag), buffer) for buffer in received[member]]
-    for rank in _others(group):
-        a, b = cuts[rank].tolist()[0]
-        handles += [mesh.start_send(_key(group, rank, tag), part[a:b]) for part in parts]
-    received[mesh.worker_id] = [part[start:stop] for part in parts]
-    _wait(group, handles)
-    turns = {member: iter(slices) for member, slices in received.items()}
-    out = np.empty(stop - start, np.uint8)
-    add([next(turns[member]) for member in group.slots], out, dtype)
-    return out
+    receiving = [
+        mesh.start_receive(_key(group, rank, tag), out[start:stop])
+        for rank in _others(group)
+        for run in runs[rank]
+        for start, stop in run.tolist()
+    ]
+    sending: deque[Handle] = deque()
+    exchange = Exchange(group, parts, runs, out)
+    for number, run in enumerate(runs[group.rank]):
+        start, stop = run.tolist()[0]
+        summed = out[start:stop]
+        add(exchange.take(number), summed, dtype)
+        sending.extend(mesh.start_send(_key(group, rank, tag), summed) for rank in _others(group))
+    exchange.finish()
+    _wait(group, [*receiving, *sending])
+
+
+def _piece_bytes(group: "Group") -> int:
+    """The same at all members; what one piece of everybody takes stays in the cache."""
+    return min(PIECE_BYTES, ROUND_BYTES // (len(group.slots) * ALIGN_BYTES) * ALIGN_BYTES)
+
+
+class Exchange:
+    """Everyone's pieces of one's own share, a few at a time, in exchange for pieces of theirs.
+
+    A member sends piece i + AHEAD when it has summed piece i, for which it needed piece i of all others. So nobody is
+    more than AHEAD pieces behind another, and with 2 * AHEAD + 1 buffers per member nothing arrives unexpected, as
+    long as shares are of one size. What does is kept until it is asked for.
+
+    Args:
+        parts: this member's slots, flat.
+        runs: per member its pieces, as `spans.pieces` cuts them.
+        out: where the sums go; may be one of `parts`.
+    """
+
+    def __init__(
+        self, group: "Group", parts: Sequence[np.ndarray], runs: Sequence[Sequence[np.ndarray]], out: np.ndarray
+    ) -> None:
+        self._group, self._parts, self._runs, self._tag = group, parts, runs, group.next_tag()
+        self._others, self._own = _others(group), runs[group.rank]
+        self._table = slot_table(group.slots)
+        self._in_place = any(np.may_share_memory(part, out) for part in parts)
+        self._counts = [group.slots.count(group.members[rank]) for rank in range(group.size)]
+        self._room = max((size_of(run) for run in self._own), default=0)
+        self._posted: deque[tuple[list[Handle], dict[str, list[np.ndarray]]]] = deque()
+        self._sending: deque[Handle] = deque()
+        buffers = sum(self._counts) - self._counts[group.rank]
+        self._scratch = group.mesh.scratch(self._room * buffers * DEPTH)
+        for number in range(min(DEPTH, len(self._own))):
+            self._post(number)
+        for number in range(AHEAD):
+            self._send(number)
+
+    def take(self, number: int) -> list[np.ndarray]:
+        """All slots' values of piece `number` of this member's share, in order of slots; valid until the next call."""
+        if number:
+            self._post(number - 1 + DEPTH)
+        self._send(number + AHEAD)
+        handles, buffers = self._posted.popleft()
+        _wait(self._group, handles)
+        run = self._own[number]
+        own = [_piece(part, run) for part in self._parts]
+        buffers[self._group.mesh.worker_id] = [piece.copy() for piece in own] if self._in_place else own
+        return [buffers[member][index] for member, index in self._table]
+
+    def finish(self) -> None:
+        """Send what the others still need, and wait until it is sent."""
+        for number in range(len(self._own) + AHEAD, max(map(len, self._runs))):
+            self._send(number)
+        _wait(self._group, self._sending)
+
+    def _post(self, number: int) -> None:
+        if number >= len(self._own):
+            return
+        group, size = self._group, size_of(self._own[number])
+        place = number % DEPTH * (len(self._scratch) // DEPTH)
+        handles: list[Handle] = []
+        buffers: dict[str, list[np.ndarray]] = {}
+        for rank in self._others:
+            mine = buffers[group.members[rank]] = []
+            for _ in range(self._counts[rank]):
+                mine.append(self._scratch[place : place + size])
+                handles.append(group.mesh.start_receive(_key(group, rank, self._tag), mine[-1]))
+                place += self._room
+        self._posted.append((handles, buffers))
+
+    def _send(self, number: int) -> None:
+        group = self._group
+        while self._sending and self._sending[0].done:
+            self._sending.popleft()
+        for rank in self._others:
+            if number < len(self._runs[rank]):
+                for part in self._parts:
+                    piece = _piece(part, self._runs[rank][number])
+                    self._sending.append(group.mesh.start_send(_key(group, rank, self._tag), piece))
 
 
 def _piece(source: np.ndarray, run: np.ndarray) -> np.ndarray:

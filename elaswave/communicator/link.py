@@ -48,10 +48,6 @@ class _Out:
     def __init__(self, rest: list[memoryview], slot: int | None, control: bool) -> None:
         self.rest, self.slot, self.control, self.started = rest, slot, control, False
 
-    def own(self) -> None:
-        """Depend no longer on memory of others."""
-        self.rest = [memoryview(bytes(part)) for part in self.rest]
-
 
 class Link:
     """A connection in the making or in use.
@@ -97,7 +93,7 @@ class Link:
         """Queue a frame, and send at once what the kernel takes.
 
         Args:
-            header: packed.
+            header: packed; a small payload may be part of it.
             payload: bytes behind it; must not change until the frame is out.
             slot: offset of the slot the frame points to, free again if the frame is dropped unsent.
         """
@@ -117,14 +113,6 @@ class Link:
             out = _Out(_views(header, payload), slot, False)
             _advance(out, sent)
             self._enqueue(out)
-
-    def send_copy(self, header: bytes, payload: memoryview) -> None:
-        """As `send`, for a payload that may change as soon as this returns."""
-        if self._queue:
-            payload = memoryview(bytes(payload))
-        self.send(header, payload)
-        if self._queue:
-            self._queue[-1].own()
 
     def credit(self, offset: int) -> None:
         """Tell the peer that its slot may be filled again."""

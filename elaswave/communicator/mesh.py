@@ -10,7 +10,7 @@ import select
 import socket
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,6 +28,7 @@ STRANGERS_MAX = 512
 STRANGER_TIMEOUT_S = 10.0
 LEFT_BEHIND_S = 1.0
 BACKLOG = 512
+TCP_BUFFER_BYTES = 4 << 20
 
 
 class Mesh:
@@ -71,10 +72,10 @@ class Mesh:
         self._strangers: dict[int, Deadline] = {}
         self._sending: deque[Send] = deque()
         self._graves: list[Link] = []
+        self._scratch = np.empty(0, np.uint8)
         self._interrupt = 0
         self._ahead = 0
-        self._members: frozenset[str] = frozenset()
-        self._known: set[str] = set()  # workers of this view; others may have dialled from a later one
+        self._known: Mapping[str, object] = {}  # workers of this view; others may have dialled from a later one
         self._control: Callable[[], None] | None = None
         self._control_fd = -1
         self._epoll = select.epoll()
@@ -92,6 +93,7 @@ class Mesh:
         if self._transport is not Transport.SHM:
             try:
                 remote = socket.create_server((bind, 0), backlog=BACKLOG)
+                _widen(remote)
             except OSError as error:
                 raise LaunchError(f"elasticity.bind = {bind!r}: {error.strerror}") from error
             listeners.append(remote)
@@ -118,6 +120,7 @@ class Mesh:
             sock, target = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), f"\0{unix}"
         elif isinstance(tcp, list | tuple) and len(tcp) == 2:
             sock, target = socket.socket(socket.AF_INET, socket.SOCK_STREAM), (str(tcp[0]), int(tcp[1]))
+            _widen(sock)
         else:
             raise ProtocolError(f"worker {peer} cannot be reached from here: its address is {dict(address)}")
         sock.setblocking(False)
@@ -186,30 +189,39 @@ class Mesh:
         """
         self._bury()
         self.epoch = epoch
-        for peer in [peer for peer in self.links if peer in self._known and peer not in addresses]:
-            self._drop(self.links[peer])
-        self._known = set(addresses)
+        for peer in self.links.keys() - addresses.keys():
+            if peer in self._known:
+                self._drop(self.links[peer])
+        self._known = addresses
         self._edit_groups(epoch, groups)
         self._abandon()
-        self._members = frozenset(peer for spec in groups.values() for peer in spec.members)
-        needed = self._members - {self.worker_id}
+        if not self._unlinked():
+            return
 
         def linked() -> bool:
-            missing = needed - self.links.keys()
-            if missing:
-                self._dial_missing(missing, addresses)
+            missing = self._unlinked()
+            self._dial_missing(missing, addresses)
             return not missing
 
-        self.wait(linked, what=lambda: f"links to {sorted(needed - self.links.keys())}")
+        self.wait(linked, what=lambda: f"links to {self._unlinked()}")
 
-    def _dial_missing(self, missing: frozenset[str] | set[str], addresses: Mapping[str, Mapping[str, object]]) -> None:
+    def _unlinked(self) -> list[str]:
+        """Members of this worker's groups without a link; a member may be named twice."""
+        links = self.links
+        return [peer for group in self._groups.values() for peer in group.peers if peer not in links]
+
+    def _dial_missing(self, missing: Sequence[str], addresses: Mapping[str, Mapping[str, object]]) -> None:
         """Of two workers the one with the larger id dials."""
-        dialled = {link.peer for link in self._by_fd.values()}
-        for peer in missing - dialled:
+        dialled = {link.peer for link in self._by_fd.values()} if missing else set()
+        for peer in sorted(set(missing) - dialled):
             if self.worker_id > peer:
                 self._dial(peer, addresses[peer])
 
     def _edit_groups(self, epoch: int, groups: Mapping[str, GroupSpec]) -> None:
+        if self._groups.keys() == groups.keys():
+            for name, group in self._groups.items():
+                group.edit(epoch, groups[name])
+            return
         for name in [name for name in self._groups if name not in groups]:
             self._groups.pop(name).close()
         for name, spec in groups.items():
@@ -227,11 +239,13 @@ class Mesh:
         self._sending.clear()
         for link in self.links.values():
             link.abandon()
-        for key in [key for key in self.inbox.early if self._stale(key[1], key[2])]:
-            while (early := self.inbox.pop_early(key)) is not None:
-                self._discard(early)
-        for key in [key for key in self.bells if self._stale(key[1], key[2])]:
-            del self.bells[key]
+        if self.inbox.early:
+            for key in [key for key in self.inbox.early if self._stale(key[1], key[2])]:
+                while (early := self.inbox.pop_early(key)) is not None:
+                    self._discard(early)
+        if self.bells:
+            for key in [key for key in self.bells if self._stale(key[1], key[2])]:
+                del self.bells[key]
 
     def close(self) -> None:
         """Close every link and listener; nothing is left open."""
@@ -345,6 +359,12 @@ class Mesh:
             self._deliver(early.link, early.frame, early.payload, key, receive)
         return receive
 
+    def scratch(self, num_bytes: int) -> np.ndarray:
+        """Memory for one collective, the same every time: pages that are new cost more than what is done with them."""
+        if len(self._scratch) < num_bytes:
+            self._scratch = np.empty(num_bytes, np.uint8)
+        return self._scratch[:num_bytes]
+
     # -- called by links ---------------------------------------------------------------------------------------
 
     def payload_target(self, link: Link, frame: Frame) -> memoryview:
@@ -361,7 +381,7 @@ class Mesh:
             self._take_credit(link, frame.place)
             return
         key = (link.peer, frame.group, frame.epoch, frame.tag)
-        if frame.epoch > self._ahead and link.peer in self._members:
+        if frame.epoch > self._ahead and any(link.peer in group.members for group in self._groups.values()):
             self._ahead = frame.epoch
         if self._stale(frame.group, frame.epoch):
             if frame.kind == Kind.SHARED:
@@ -471,3 +491,9 @@ class Mesh:
             link.let_go()
             if link.ring is not None:
                 self.arena.give_ring(link.ring)
+
+
+def _widen(sock: socket.socket) -> None:
+    """Let the kernel take a whole piece at once; must be called before a connection is made."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, TCP_BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, TCP_BUFFER_BYTES)

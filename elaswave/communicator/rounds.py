@@ -30,15 +30,15 @@ def hear(group: "Group", tag: int, peers: Sequence[str]) -> list[int]:
     return [bells.pop(key) for key in keys]
 
 
-def tell(group: "Group", tag: int, peers: Sequence[str], payload: np.ndarray) -> None:
-    """Send `peers` at most `INLINE_BYTES_MAX` bytes; `payload` may change as soon as this returns."""
+def tell(group: "Group", tag: int, peers: Sequence[str], payload: bytes) -> None:
+    """Send `peers` at most `INLINE_BYTES_MAX` bytes."""
     size = len(payload)
     header = pack(Kind.DATA, last=True, group=group.id, epoch=group.epoch, tag=tag, size=size, place=0)
-    links = group.mesh.links
+    frame, links = header + payload, group.mesh.links
     for peer in peers:
         link = links.get(peer)
         if link is not None:
-            link.send_copy(header, payload.data)
+            link.send(frame)
 
 
 def collect(group: "Group", tag: int, peers: Sequence[str], sizes: Sequence[int]) -> list[np.ndarray]:

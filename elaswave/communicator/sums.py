@@ -55,9 +55,10 @@ def add(parts: Sequence[np.ndarray], out: np.ndarray, dtype: torch.dtype) -> Non
 
 
 def _add_with_numpy(pieces: list[np.ndarray], target: np.ndarray) -> None:
-    np.add(pieces[0], pieces[1], out=target)
-    for piece in pieces[2:]:
-        np.add(target, piece, out=target)
+    with np.errstate(all="ignore"):  # infinities and overflows are values here, as in torch
+        np.add(pieces[0], pieces[1], out=target)
+        for piece in pieces[2:]:
+            np.add(target, piece, out=target)
 
 
 def _add_with_torch(pieces: list[np.ndarray], target: np.ndarray, dtype: torch.dtype) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from elaswave.communicator.group import Group, GroupSpec
 from elaswave.communicator.mesh import Mesh
 from elaswave.config import Transport
@@ -170,6 +172,7 @@ def start(size: int, body: Callable[[Rank], Any], *, transport: str = "shm", tim
 def _run(
     rank: int, size: int, link: socket.socket, body: Callable[[Rank], Any], transport: str, timeout_s: float
 ) -> None:
+    torch.set_num_threads(1)  # more threads than cores only wait for one another
     try:
         me = Rank(rank, size, link, transport, timeout_s)
         me.tell(result=body(me))
