@@ -8,6 +8,7 @@ beside it, under the same load.
 import argparse
 import importlib
 import os
+import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -136,8 +137,8 @@ def _train(me: Rank, config: Config, turn: int, turns: int, steps: int, repetiti
 
     block(1)
     for repetition in range(repetitions):
-        for place in range(turns):
-            if (place + repetition) % turns != turn:
+        for number in random.Random(repetition).sample(range(turns), turns):
+            if number != turn:
                 me.meet()
                 me.meet()
                 continue
