@@ -219,7 +219,7 @@ class Exchange:
         handles, buffers = self._posted.popleft()
         _wait(self._group, handles)
         run = self._own[number]
-        own = [_piece(part, run) for part in self._parts]
+        own = [piece_of(part, run) for part in self._parts]
         buffers[self._group.mesh.worker_id] = [piece.copy() for piece in own] if self._in_place else own
         return [buffers[member][index] for member, index in self._table]
 
@@ -251,11 +251,11 @@ class Exchange:
         for rank in self._others:
             if number < len(self._runs[rank]):
                 for part in self._parts:
-                    piece = _piece(part, self._runs[rank][number])
+                    piece = piece_of(part, self._runs[rank][number])
                     self._sending.append(group.mesh.start_send(_key(group, rank, self._tag), piece))
 
 
-def _piece(source: np.ndarray, run: np.ndarray) -> np.ndarray:
+def piece_of(source: np.ndarray, run: np.ndarray) -> np.ndarray:
     """The bytes of `source` in `run`, without a copy when they are in one piece."""
     spans = run.tolist()
     if len(spans) == 1:

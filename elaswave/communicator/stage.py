@@ -23,12 +23,14 @@ class Stage:
 
     Attributes:
         entered: the barrier of this epoch is done.
+        place: offset in this worker's arena of the area that was written last.
     """
 
     def __init__(self, mesh: "Mesh") -> None:
         self._mesh = mesh
         self._region: int | None = None
         self._turn = 0
+        self.place = 0
         self.reset()
 
     def reset(self) -> None:
@@ -49,8 +51,8 @@ class Stage:
         """The area to write in this round, and its offset in this worker's arena."""
         assert self._region is not None
         self._turn = (self._turn + 1) % STAGES
-        place = self._region + self._turn * STAGE_BYTES
-        return self._mesh.arena.bytes[place : place + STAGE_BYTES], place
+        self.place = self._region + self._turn * STAGE_BYTES
+        return self._mesh.arena.bytes[self.place : self.place + STAGE_BYTES], self.place
 
     def of(self, peer: str, place: int) -> np.ndarray:
         """Another member's area, at the place that it told."""

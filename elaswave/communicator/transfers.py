@@ -60,7 +60,7 @@ class Send(Handle):
         _, group, epoch, tag = self.key
         total = len(self.buffer)
         while self.sent < total and link.free and not link.dead:
-            slot = link.free.popleft()
+            slot = link.free.pop()  # the one that was free last is still in the cache
             size = min(SLOT_BYTES, total - self.sent)
             arena[slot : slot + size] = self.buffer[self.sent : self.sent + size]
             self.sent += size
