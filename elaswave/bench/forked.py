@@ -23,7 +23,7 @@ from typing import Any
 from elaswave.clock import Deadline
 from elaswave.errors import BenchError
 
-LEAD_S = 0.010
+LEAD_S = 0.025
 """From the parent's word until all ranks start: long enough for each of them to be awake and sleeping."""
 CHUNK_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1
