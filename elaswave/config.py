@@ -1,5 +1,6 @@
 """One typed tree of settings: TOML in, `--section.key` overrides on top, checked once before anything starts."""
 
+import argparse
 import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -287,6 +288,22 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file is missing or not TOML, or a key, value or combination is wrong.
     """
     return from_mapping(apply_overrides({} if path is None else _read(Path(path)), overrides))
+
+
+def load_command(argv: Sequence[str], program: str) -> Config:
+    """The config of a command line `--config FILE [--section.key value ...]`.
+
+    Args:
+        argv: its words.
+        program: name for the usage that is shown, and the process ended with 2, when `--config` is missing.
+
+    Raises:
+        ConfigError: see `load`.
+    """
+    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False)
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML file")
+    arguments, overrides = parser.parse_known_args(argv)
+    return load(arguments.config, overrides)
 
 
 def _read(path: Path) -> dict[str, Any]:

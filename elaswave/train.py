@@ -1,6 +1,5 @@
 """What torchrun runs on every worker: read the config, train, and end with a status that says whether to try again."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -26,12 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(argv: Sequence[str]) -> None:
-    from elaswave.config import load
+    from elaswave.config import load_command
 
-    parser = argparse.ArgumentParser(prog="elaswave.train", allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE", help="TOML file")
-    arguments, overrides = parser.parse_known_args(argv)
-    config = load(arguments.config, overrides)
+    config = load_command(argv, "elaswave.train")
     from elaswave import session, trainer  # a wrong config is told before torch is imported
 
     recorder = session.open_recorder(config)

@@ -2,10 +2,10 @@
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from elaswave.config import Elasticity, from_mapping
+from elaswave.config import Elasticity, from_mapping, load_command
 from elaswave.errors import ConfigError
 
 DEFAULT_PORT = 29400
@@ -15,6 +15,8 @@ SPARES = "ELASWAVE_SPARES"
 """Warm spares per node; wins over both."""
 GRACE = "ELASWAVE_GRACE_S"
 """Seconds the first node waits for a primary that may be there already; short where there can be none."""
+TRAINER = "elaswave.train"
+"""The module that trains what a config says."""
 FOLLOWED = "ELASWAVE_FOLLOWED"
 """Set to 1 when somebody shows the run's events: agents and workers then leave that to them."""
 TORCH_CONF_KEYS = frozenset(
@@ -66,17 +68,20 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def settings_of(conf: Mapping[str, Any], environ: Mapping[str, str]) -> Elasticity:
-    """The elasticity settings from the environment and `conf`, checked like those of a config file.
+def settings_of(conf: Mapping[str, Any], environ: Mapping[str, str], command: Sequence[str] = ()) -> Elasticity:
+    """The elasticity settings of an agent, checked like those of a config file.
 
     Args:
         conf: torchrun's `--rdzv-conf`; wins over the environment.
-        environ: environment variables.
+        environ: environment variables; win over the command.
+        command: module and arguments of the workers; the config that it names is read when it is the trainer.
 
     Raises:
         ConfigError: a key is unknown, or a value is out of range.
     """
     given: dict[str, Any] = {}
+    if command and command[0] == TRAINER:
+        given.update(load_command(command[1:], TRAINER).elasticity.model_dump(exclude_unset=True))
     if environ.get(SETTINGS):
         try:
             given.update(json.loads(environ[SETTINGS]))

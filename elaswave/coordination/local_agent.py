@@ -22,9 +22,10 @@ from torch.distributed.elastic.multiprocessing.api import (
     SubprocessContext,
 )
 
-from elaswave.clock import Deadline
+from elaswave.clock import SYSTEM, Deadline
 from elaswave.coordination.local_workers import WORKER_ID, LocalWorkers, new_worker_id
 from elaswave.coordination.restart import Limits
+from elaswave.coordination.wait_notice import WaitNotice
 from elaswave.errors import Fenced
 
 if TYPE_CHECKING:
@@ -87,10 +88,15 @@ class ElasticAgent(LocalElasticAgent):
                 Limits(max_restarts=worker_group.spec.max_restarts),
                 spares=self._handler.settings.spares,
                 spare_delay_s=float(os.environ.get(SPARE_DELAY, DEFAULT_SPARE_DELAY_S)),
+                notice=self._make_notice(),
             )
             if threading.current_thread() is threading.main_thread():
                 self._stock_sigterm = signal.signal(signal.SIGTERM, self._on_sigterm)
         return pids
+
+    def _make_notice(self) -> WaitNotice:
+        settings = self._handler.settings
+        return WaitNotice(SYSTEM.monotonic(), settings.min_workers, settings.wait_for_workers_s)
 
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
         """Ask for a leave at the next look; a second signal does what torch does with the first."""

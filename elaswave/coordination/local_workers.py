@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import Subproc
 from elaswave.clock import SYSTEM, Clock
 from elaswave.coordination.bootstrap import EXIT_REFUSED
 from elaswave.coordination.restart import Action, Death, History, Limits, decide, describe_exit
+from elaswave.coordination.wait_notice import WaitNotice
 from elaswave.coordination.worker_logs import Destination, WorkerLogs
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class LocalWorkers:
         spares: warm spares to keep.
         spare_delay_s: how long the membership must have been stable before a spare is started; its imports would
             otherwise compete with a recovery.
+        notice: when to tell that the job stands still.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class LocalWorkers:
         limits: Limits,
         spares: int,
         spare_delay_s: float,
+        notice: WaitNotice | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
         self._context, self._service, self._limits = context, service, limits
@@ -85,6 +88,7 @@ class LocalWorkers:
         self._spares: list[_Spare] = []
         self._spares_started = self._spares_failed = 0
         self._hopeless = False
+        self._notice = notice
         self._epoch, self._settled_s = -1, self._now()
         self._ranks: dict[int, _Rank] = {}
         for local_rank, handler in context.subprocess_handlers.items():
@@ -98,6 +102,8 @@ class LocalWorkers:
             self._look_after(local_rank)
         if running:
             self._tend_spares()
+            if self._notice is not None and (line := self._notice.look(self._now(), self._service.view)):
+                log.warning("elaswave: %s", line)
             return None
         self._context.close()
         failures = self._context._failures

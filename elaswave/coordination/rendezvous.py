@@ -60,7 +60,7 @@ def create_handler(params: RendezvousParameters) -> "ElasticRendezvous":
         log.setLevel(logging.ERROR)
     if (message := torch_contract.too_old()) is not None:
         raise LaunchError(message)
-    settings = settings_of(params.config, os.environ)
+    settings = settings_of(params.config, os.environ, _command_of_workers())
     handler = ElasticRendezvous(params, settings, seeds_of(params.endpoint, params.max_nodes))
     found = torch_contract.problems()
     if not found:
@@ -279,6 +279,17 @@ def _workers_per_node() -> int:
         return int(str(run.determine_local_world_size(run.parse_args(sys.argv[1:]).nproc_per_node)))
     except (SystemExit, ValueError, AttributeError) as error:
         raise LaunchError(f"cannot tell the number of workers of this node; set {WORKERS_PER_NODE}") from error
+
+
+def _command_of_workers() -> list[str]:
+    """Module and arguments that the running torchrun gives its workers; empty for a script, or when it cannot tell."""
+    from torch.distributed import run
+
+    try:
+        given = run.parse_args(sys.argv[1:])
+        return [given.training_script, *given.training_script_args] if given.module else []
+    except (SystemExit, AttributeError):
+        return []
 
 
 def _show_our_errors_plainly() -> None:

@@ -4,13 +4,16 @@ Every job ends with the bits of the run of one worker that nobody harmed, surviv
 is left over.
 """
 
+import contextlib
 import os
+import re
 import signal
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from support.torchrun_job import CONF, CONFIG, ROOT, STEPS, TORCHRUN, TrainJob, check_run
+from support.torchrun_job import CONFIG, ROOT, STEPS, TORCHRUN, TrainJob, check_run
 from support.training import MiniJob, Zygote, digests
 
 pytestmark = pytest.mark.timeout(240)
@@ -47,9 +50,9 @@ def test_spares_take_the_places_of_the_killed_and_the_stopped(job: TrainJob, unh
     since = 0
     for victim, number in ((1, signal.SIGKILL), (2, signal.SIGSTOP)):
         spare = job.wait("spare", since, what="ready")["pid"]
-        job.wait_running(1, 4)
         since = job.poll()
         os.kill(pids[victim], number)
+        job.wait_dead(pids[victim])
         pids[victim] = spare
         view = job.wait_members(list(pids.values()), since)
         assert [victim, spare] == [view["members"][victim][0], view["members"][victim][2]]
@@ -65,7 +68,6 @@ def test_agents_of_one_worker_told_by_the_environment_alone(job: TrainJob, unhar
         "PET_NNODES": "4:4",
         "PET_MAX_RESTARTS": "10",
         "PET_MONITOR_INTERVAL": "0.05",
-        "PET_RDZV_CONF": CONF,
     }
     for _ in range(4):
         job.start([*TORCHRUN, *job.command()], pet)
@@ -182,3 +184,77 @@ def test_a_script_of_ones_own_survives_a_kill(job: TrainJob, tmp_path: Path):
         finish(job, digests(alone.history()), [0])
     finally:
         alone.close()
+
+
+def test_a_job_that_is_short_of_workers_says_so_and_goes_on_with_more(job: TrainJob, unharmed: dict[int, str]):
+    command = job.command("--elasticity.min_workers=2")
+    first = job.torchrun(1, "1:8", command=command)
+    job.wait_output(first, "1 are here, elasticity.min_workers = 2; start another torchrun")
+    job.torchrun(1, "1:8", command=command)
+    job.wait_output(first, "the job goes on with 2 workers")
+    finish(job, unharmed, [0, 0])
+    assert {len(mine) for mine in job.micro_batches()} == {4}, "no step was done by one alone"
+
+
+def test_workers_that_do_not_fit_are_told_why_and_the_others_go_on(job: TrainJob, unharmed: dict[int, str]):
+    good = job.torchrun(1, "1:8")
+    other_torch = [str(ROOT / "tests/support/other_torch.py"), "--config", str(job.config)]
+    job.wait_running(1, 1)
+    told = {
+        job.torchrun(1, "1:8", command=job.command("--training.seed=8")): "was started with training.seed = 8, the job",
+        job.torchrun(1, "1:8", command=other_torch): "runs torch 2.0.0, the job runs torch 2.",
+        job.torchrun(1, "1:8", environment={"ELASWAVE_SECRET": "0" * 32}): "does not know this job's secret",
+    }
+    for agent, complaint in told.items():
+        assert job.ended(agent) == 1
+        assert f"{complaint}" in job.output(agent)
+    assert good.poll() is None
+    finish(job, unharmed, [0, 1, 1, 1])
+
+
+def test_what_cannot_work_ends_with_a_reason(tmp_path: Path):
+    small = tmp_path / "small.txt"
+    small.write_text("x" * 50)
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as stranger, contextlib.ExitStack() as stack:
+
+        def start(
+            name: str, *overrides: str, port: int | None = None, environment: Mapping[str, str] | None = None
+        ) -> TrainJob:
+            job = TrainJob(tmp_path / name, environment)
+            stack.callback(job.close)
+            job.port = job.port if port is None else port
+            job.torchrun(1, command=job.command(*overrides))
+            return job
+
+        wrong = {
+            "training.stepz = '8': unknown key; known here: clip_norm": start("key", "--training.stepz=8"),
+            "has 50 tokens, that is 6 samples of 8; one step needs training.train_batch_size = 8": start(
+                "corpus", "--data.source=text", f"--data.path={small}"
+            ),
+            "cannot make the run folder /proc/nowhere/": start(
+                "folder", environment={"ELASWAVE_RUNS": "/proc/nowhere"}
+            ),
+            f"{stranger.getsockname()[1]}: it accepts connections but does not answer": start(
+                "port", "--elasticity.wait_for_workers_s=3", port=stranger.getsockname()[1]
+            ),
+            "waited 0.5 s for workers: 0 of 1 workers are here": start("wait", "--elasticity.wait_for_workers_s=0.5"),
+        }
+        for complaint, job in wrong.items():
+            assert job.ended(job.agents[0]) == 1
+            shown = job.output(job.agents[0])
+            assert re.search(rf"elaswave: error: .*{re.escape(complaint)}", shown), shown
+            assert "Traceback" not in shown
+            assert not job.left_over()
+
+
+def test_state_that_is_gone_ends_the_job(job: TrainJob):
+    agent = job.torchrun(4, command=job.command("--snapshot.copies=1"), environment={"ELASWAVE_SPARES": "1"})
+    pids = job.wait_size(4)
+    job.wait_running(1, 4)
+    for rank in (1, 2):
+        os.kill(pids[rank], signal.SIGKILL)
+    assert job.ended(agent) == 1
+    shown = job.output(agent)
+    assert "are gone with all their copies" in shown
+    assert "Traceback" not in shown
+    assert not job.left_over()

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 TORCHRUN = [str(Path(sys.executable).with_name("torchrun"))]
 TIMEOUT_S = 80.0
 LOOK_S = 0.02
-STEPS = 160
+STEPS = 120
 CONFIG = f"""
 [model]
 layers = 1
@@ -43,7 +43,6 @@ wait_for_workers_s = 60
 suspicion_s = 1.0
 heartbeat_s = 0.1
 """
-CONF = "suspicion_s=1.0,heartbeat_s=0.1,leave_timeout_s=20,wait_for_workers_s=60"
 
 
 class TrainJob:
@@ -83,7 +82,7 @@ class TrainJob:
         workers: int,
         nodes: str = "1",
         *,
-        options: Sequence[str] = (f"--rdzv-conf={CONF}",),
+        options: Sequence[str] = (),
         command: Sequence[str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
@@ -202,6 +201,10 @@ class TrainJob:
             return next((step for step, workers in sorted(found.items()) if len(workers) >= size), 0)
 
         return self._until(find, TIMEOUT_S, f"a step of {size} in view {epoch}")
+
+    def micro_batches(self) -> list[tuple[int, ...]]:
+        """What each worker computed for each step."""
+        return [commit.micro_batches for commit in self.history().commits]
 
     def history(self) -> History:
         return read_history(self._follower.run_folder)

@@ -1,6 +1,7 @@
 """What an agent is told: endpoints and settings, and clear words when they are wrong."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +57,19 @@ def test_many_workers_may_be_required():
 def test_wrong_settings_are_named(conf: dict[str, str], environ: dict[str, str], complaint: str):
     with pytest.raises(ConfigError, match=complaint):
         settings_of(conf, environ)
+
+
+def test_the_trainers_own_config_is_read_and_everything_else_wins_over_it(tmp_path: Path):
+    config = tmp_path / "config.toml"
+    config.write_text("[elasticity]\nmin_workers = 2\nsuspicion_s = 4\nspares = 3\n")
+    command = ["elaswave.train", "--config", str(config), "--elasticity.min_workers=3"]
+    settings = settings_of({"suspicion_s": "5"}, {SPARES: "0"}, command)
+    assert (settings.min_workers, settings.suspicion_s, settings.spares) == (3, 5.0, 0)
+    assert settings_of({}, {}, ["another.module", *command[1:]]).min_workers == 1
+
+
+def test_a_wrong_config_of_the_trainer_is_told_before_anything_starts(tmp_path: Path):
+    config = tmp_path / "config.toml"
+    config.write_text("[training]\nstepz = 2\n")
+    with pytest.raises(ConfigError, match=r"training.stepz = 2: unknown key"):
+        settings_of({}, {}, ["elaswave.train", "--config", str(config)])
