@@ -32,7 +32,7 @@ def mismatch(reference: WorkerRecord, worker: WorkerRecord) -> str | None:
 
 
 def _version(versions: Mapping[str, str], name: str) -> str:
-    return versions.get(name, "(default)" if _is_setting(name) else "(unknown)")
+    return versions.get(name, "its default" if _is_setting(name) else "(unknown)")
 
 
 def _is_setting(name: str) -> bool:

@@ -186,6 +186,7 @@ def test_a_script_of_ones_own_survives_a_kill(job: TrainJob, tmp_path: Path):
         alone.close()
 
 
+@pytest.mark.slow
 def test_a_job_that_is_short_of_workers_says_so_and_goes_on_with_more(job: TrainJob, unharmed: dict[int, str]):
     command = job.command("--elasticity.min_workers=2")
     first = job.torchrun(1, "1:8", command=command)
@@ -247,6 +248,7 @@ def test_what_cannot_work_ends_with_a_reason(tmp_path: Path):
             assert not job.left_over()
 
 
+@pytest.mark.slow
 def test_state_that_is_gone_ends_the_job(job: TrainJob):
     agent = job.torchrun(4, command=job.command("--snapshot.copies=1"), environment={"ELASWAVE_SPARES": "1"})
     pids = job.wait_size(4)
