@@ -25,6 +25,9 @@ LIMBS = 3
 SQUARES_BOUND = 2.0**36
 """The squares of a gradient must sum to less, so that limbs of up to 1024 shards cannot wrap around."""
 
+BLOCK = 1 << 18
+"""Elements that are converted at a time: the float64 copy stays in the cache, and takes no memory per parameter."""
+
 _MAGIC = 1.5 * 2.0 ** (52 - FRACTION_BITS)
 _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
 _RESOLUTION = 2.0**-FRACTION_BITS
@@ -51,7 +54,8 @@ class ExactAccumulator:
     def __init__(self, num_elements: int, num_micro_batches: int = 1) -> None:
         self.bound = min(BOUND, 2.0 ** (63 - FRACTION_BITS) / num_micro_batches)
         self.buffer = torch.zeros(num_elements, dtype=torch.int64)
-        self._wide = torch.empty(num_elements, dtype=torch.float64)
+        self._wide = torch.empty(min(num_elements, BLOCK), dtype=torch.float64)
+        self._bits = self._wide.view(torch.int64)
 
     def zero(self) -> None:
         self.buffer.zero_()
@@ -72,10 +76,9 @@ class ExactAccumulator:
                 f"micro-batch {micro_batch} has a gradient of {largest:g}; exact sums need less than {self.bound:g}. "
                 "Lower optimizer.lr, or use training.numerics = 'fast'"
             )
-        self._wide.copy_(gradient)
-        self._wide.add_(_MAGIC)
-        bits = self._wide.view(torch.int64)
-        self.buffer.add_(bits).sub_(_MAGIC_BITS)
+        for part, total in zip(gradient.split(BLOCK), self.buffer.split(BLOCK), strict=True):
+            self._wide[: len(part)].copy_(part).add_(_MAGIC)
+            total.add_(self._bits[: len(part)].sub_(_MAGIC_BITS))
 
     def to_float(self, part: torch.Tensor) -> torch.Tensor:
         """A part of the sum as float32."""

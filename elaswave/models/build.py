@@ -1,6 +1,7 @@
 """From a name in the config to a model."""
 
 import importlib
+import inspect
 from collections.abc import Callable
 
 from torch import nn
@@ -33,6 +34,10 @@ def build_model(config: Model, seed: int) -> nn.Module:
         make = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError("model.name", config.name, f"cannot be imported: {error}") from error
+    try:
+        inspect.signature(make).bind(config, seed)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("model.name", config.name, f"must take (config, seed): {error}") from error
     made = make(config, seed)
     missing = [method for method in ("layers", "loss_sum") if not hasattr(made, method)]
     if missing:

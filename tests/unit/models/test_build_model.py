@@ -21,6 +21,11 @@ def test_known_names_and_classes_are_built():
     assert isinstance(build_model(Model(name="elaswave.models.gpt:GPT", **SMALL), 1), GPT)
 
 
+class Lonely(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -29,6 +34,8 @@ def test_known_names_and_classes_are_built():
         ("elaswave.models.gpt:Gtp", "cannot be imported"),
         (":GPT", "cannot be imported"),
         (".gpt:GPT", "cannot be imported"),
+        ("elaswave.models.gpt:INIT_STD", r"must take \(config, seed\): .* not a callable"),
+        (f"{__name__}:Lonely", r"must take \(config, seed\)"),
         (f"{__name__}:Bare", "lacks layers and loss_sum"),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elaswave import numerics
 from elaswave.config import Numerics
 from elaswave.errors import NumericsError
 from elaswave.numerics import BOUND, ExactAccumulator, FastAccumulator, make_accumulator
@@ -68,6 +69,22 @@ def test_one_element_becomes_the_nearest_multiple(value):
     accumulator = ExactAccumulator(1)
     accumulator.add(torch.tensor([value]), 0)
     assert accumulator.buffer.item() == round(value * 2**44)
+
+
+@pytest.mark.parametrize("block", [1, 7, SIZE - 1, SIZE, SIZE + 1])
+def test_blocks_do_not_show(monkeypatch, block):
+    whole = ExactAccumulator(SIZE, MICRO_BATCHES)
+    monkeypatch.setattr(numerics, "BLOCK", block)
+    blocks = ExactAccumulator(SIZE, MICRO_BATCHES)
+    for i, value in enumerate(gradients()):
+        whole.add(value, i)
+        blocks.add(value, i)
+    assert torch.equal(whole.buffer, blocks.buffer)
+
+
+def test_no_elements():
+    ExactAccumulator(1).add(torch.ones(1), 0)
+    assert not len(ExactAccumulator(0).buffer)
 
 
 def test_zero_forgets():

@@ -10,6 +10,7 @@ from torch import nn
 
 from elaswave.config import Config
 from elaswave.data.microbatch import sample_ids
+from elaswave.errors import ConfigError, NumericsError
 from elaswave.models.build import build_model
 from elaswave.models.dropout import connect
 from elaswave.numerics import ExactAccumulator
@@ -155,6 +156,36 @@ def test_unused_parameters_have_zero_gradients():
     assert not buffer[256 * 256 :].any()
 
 
+@pytest.mark.parametrize(("bad", "told"), [(1e6, r"[\d.e+]+"), (torch.inf, "inf"), (torch.nan, "nan")])
+def test_a_gradient_out_of_range_names_parameter_micro_batch_and_value(bad, told):
+    class Loud(Toy):
+        def loss_sum(self, logits, targets):
+            return super().loss_sum(logits, targets) + bad * self.extra.bias.sum() * 1e3
+
+    stage = stage_of(Loud())
+    stage.forward(1, 4)
+    with pytest.raises(NumericsError, match=f"^extra.bias: micro-batch 4 has a gradient of {told}; .*optimizer.lr"):
+        stage.backward(4)
+    assert not stage.accumulator.buffer.any()
+
+
+class Drawing(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.1)
+
+
+def test_a_model_that_draws_by_call_count_is_refused_when_it_does():
+    stage = stage_of(Toy(Drawing()))
+    with pytest.raises(ConfigError, match=r"draws by call count; use .*KeyedDropout"):
+        stage.forward(1, 0)
+
+
+def frozen():
+    toy = Toy()
+    toy.extra.bias.requires_grad_(False)
+    return toy
+
+
 @dataclasses.dataclass(frozen=True)
 class Bad:
     model: nn.Module
@@ -166,11 +197,13 @@ class Bad:
     [
         Bad(Toy(nn.Dropout(0.1)), "first.1 draws by call count; use .*KeyedDropout"),
         Bad(Toy(nn.BatchNorm1d(8)), "first.1 mixes samples and keeps statistics"),
+        Bad(frozen(), "extra.bias is frozen; keep .* in a buffer"),
+        Bad(Toy().bfloat16(), "first.0.weight is torch.bfloat16; use .*autocast"),
         Bad(Toy(layers=lambda model: [model.first]), "extra.weight.*belong to no layer"),
         Bad(Toy(layers=lambda model: [model.first, model.first, model.extra]), "belongs to two layers"),
     ],
     ids=lambda bad: bad.reason[:12],
 )
 def test_models_that_cannot_be_exact_are_refused(bad):
-    with pytest.raises(ValueError, match=bad.reason):
+    with pytest.raises(ConfigError, match=bad.reason):
         stage_of(bad.model)
