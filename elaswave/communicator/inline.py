@@ -22,7 +22,7 @@ DEPTH = 2 * AHEAD + 1
 ROUND_BYTES = 4 << 20
 """One piece of every slot."""
 ALIGN_BYTES = 64
-DIRECT_MEMBERS_MAX = 4
+DIRECT_MEMBERS_MAX = 3
 """Up to here everyone tells everyone: one step instead of two, and not yet many more messages."""
 
 

@@ -23,6 +23,8 @@ from elaswave.coordination.handshake import Handshake
 from elaswave.errors import ProtocolError
 
 READ_BYTES = 16 << 10
+READS_MAX = 64
+"""From one link before the others have their turn."""
 BUFFERS_MAX = 32
 
 
@@ -189,7 +191,9 @@ class Link:
         while not self.up:
             if not self._introduce():
                 return
-        while not self.dead:
+        for _ in range(READS_MAX):
+            if self.dead:
+                return
             if self._missing:
                 if not self._read_payload():
                     return
@@ -283,14 +287,19 @@ class Link:
             if self._fds:
                 self.arena = PeerArena(self._fds[0], frame.place)
         finally:
-            for fd in self._fds:
-                os.close(fd)
+            self._close_fds()
         self.up = True
         self._owner.came_up(self)
+
+    def _close_fds(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = ()
 
     def hang_up(self) -> None:
         """Close the socket; the peer's memory can still be read."""
         self.dead = True
+        self._close_fds()
         self._queue.clear()
         self.sock.close()
 
