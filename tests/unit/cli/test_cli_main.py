@@ -11,9 +11,9 @@ from elaswave.errors import ConfigError, LaunchError
 
 
 def install(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
-    module = types.ModuleType("elaswave.cli.plan")
+    module = types.ModuleType("elaswave.cli.report")
     module.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "elaswave.cli.plan", module)
+    monkeypatch.setitem(sys.modules, "elaswave.cli.report", module)
     monkeypatch.setattr(cli, "_installed", lambda name: name in ("report", "launch"))
 
 
