@@ -167,11 +167,13 @@ class Checkpoint(Section):
     """Copies of the whole state on disk."""
 
     every_steps: Count = 0
-    """Steps between checkpoints; 0 writes none."""
+    """Steps between checkpoints, and one after the last step; 0 writes none."""
     keep: PositiveInt = 2
     """How many to keep."""
+    folder: str = ""
+    """Where; on shared storage when the job spans hosts. `checkpoints` in the run folder when empty."""
     resume: str = ""
-    """Folder of a checkpoint to start from."""
+    """A checkpoint to start from, or a run folder whose newest is taken; any number of workers may have written it."""
 
 
 class Run(Section):

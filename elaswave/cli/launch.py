@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from elaswave import config as settings
+from elaswave.checkpoint import folders, manifest
 from elaswave.cli.agents import Agents, JobSpec, share
 from elaswave.config import Config
 from elaswave.coordination import launch_settings, run_folder
@@ -41,6 +42,7 @@ def run(argv: Sequence[str]) -> int:
     config = settings.load(arguments.config, overrides)
     _check_counts(arguments.workers, arguments.agents)
     check_corpus(config)
+    overrides = [*overrides, *resolved(config)]
     if arguments.faults is not None:
         _check_faults(arguments.faults)
     port = _usable_port(arguments.port)
@@ -121,6 +123,20 @@ def check_corpus(config: Config) -> None:
             )
     elif path.is_dir() and not any(child.is_file() for child in path.rglob("*")):
         raise ConfigError("data.path", data.path, "this folder holds no files")
+
+
+def resolved(config: Config) -> tuple[str, ...]:
+    """The checkpoint to start from as an override, by its own name: `latest` is about to be another run.
+
+    Raises:
+        ConfigError: it is not there, or is of another kind of run.
+    """
+    if not config.checkpoint.resume:
+        return ()
+    folder = folders.resolve(config.checkpoint.resume)
+    for text in manifest.check(manifest.read(folder), config, folder):
+        _say(f"goes on from {os.path.relpath(folder)} with another setting, the bits will differ: {text}")
+    return (f"--checkpoint.resume={folder}",)
 
 
 def space_needed(config: Config) -> int:

@@ -105,6 +105,15 @@ class Stage:
         """Elements of each layer."""
         return tuple(sum(parameter.numel() for parameter in layer) for layer in self._layers)
 
+    def named_spans(self) -> tuple[tuple[str, int, int], ...]:
+        """For each parameter its name and (start, stop) in flat order."""
+        names = [self._names[id(parameter)] for parameter in self._parameters]
+        return tuple((name, start, stop) for name, (start, stop, _) in zip(names, self.decay_spans(), strict=True))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each parameter by its name."""
+        return {self._names[id(parameter)]: tuple(parameter.shape) for parameter in self._parameters}
+
     def decay_spans(self) -> tuple[tuple[int, int, bool], ...]:
         """For each parameter its (start, stop) in flat order, and whether it is decayed: matrices are."""
         spans, start = [], 0

@@ -9,7 +9,7 @@ import torch
 
 from elaswave.config import Config
 
-SHARED_SECTIONS = ("model", "data", "training", "optimizer", "parallelism", "snapshot")
+SHARED_SECTIONS = ("model", "data", "training", "optimizer", "parallelism", "snapshot", "checkpoint")
 
 
 def config_digest(config: Config, corpus: str) -> str:

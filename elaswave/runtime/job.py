@@ -23,7 +23,8 @@ from elaswave.planner.dataflow import top_up
 from elaswave.planner.plan import Plan
 from elaswave.runtime.attempt import Attempt
 from elaswave.runtime.build import build_stage
-from elaswave.runtime.exchange import unsigned
+from elaswave.runtime.checkpoints import Checkpoints
+from elaswave.runtime.exchange import gather_rows, unsigned
 from elaswave.runtime.handles import ModelHandle, OptimizerHandle
 from elaswave.runtime.holding import Holding
 from elaswave.runtime.identity import config_digest, settings, versions
@@ -94,7 +95,8 @@ class Job:
         self.plan: Plan | None = None
         self.model: ModelHandle | None = None
         self.optimizer: OptimizerHandle | None = None
-        self._corpus = ""
+        self.corpus = ""
+        self.checkpoints = Checkpoints(config, self.run_folder, recorder)
         self._held: Holding | None = None
         self._before: Holding | None = None
         self._agreed_epoch, self._leavers = 0, list[int]()
@@ -109,7 +111,7 @@ class Job:
 
     def pipeline(self, model: nn.Module, dataset: Dataset) -> ModelHandle:
         """Take charge of a model and its data; this worker computes the micro-batches that the plan gives it."""
-        self._corpus = dataset.identity()
+        self.corpus = dataset.identity()
         self.model = ModelHandle(self, build_stage(self.config, model, dataset))
         return self.model
 
@@ -158,8 +160,8 @@ class Job:
     def _take_rank(self) -> None:
         view = self.agent.join(
             address=self.mesh.address,
-            config_digest=config_digest(self.config, self._corpus),
-            versions=versions() | settings(self.config, self._corpus),
+            config_digest=config_digest(self.config, self.corpus),
+            versions=versions() | settings(self.config, self.corpus),
             deadline=Deadline(self.config.elasticity.wait_for_workers_s),
         )
         self.recorder.identity.update(rank=self.agent.rank, worker_id=self.agent.worker_id, pid=os.getpid())
@@ -169,9 +171,10 @@ class Job:
         self.recorder.emit(Kind.JOINED, epoch=view.epoch, step=self.step)
 
     def _farewell(self) -> bool:
-        """Wait until everyone has committed the last step; false when a loss has taken it back."""
+        """Wait until everyone has committed the last step, and written it; false when a loss has taken it back."""
         try:
             self.holding.pool.finish()
+            self._write_last()
             self.world().barrier()
         except PeerLost:
             if not self.agent.newest.finished:
@@ -180,6 +183,18 @@ class Job:
         self.agent.finish()
         self.recorder.emit(Kind.LEFT, step=self.step, reason="finished")
         return True
+
+    def _write_last(self) -> None:
+        """The state after the last step, in the layout in which the job ends."""
+        if not self.config.checkpoint.every_steps:
+            return
+        timeout_s = self.config.elasticity.collective_timeout_s / 2
+        self.checkpoints.finish(timeout_s)
+        if any(row[0] for row in gather_rows(self.world(), [self.checkpoints.busy])):
+            self.checkpoints.skip(self.step)
+            return
+        self.checkpoints.write(self, self.step)
+        self.checkpoints.finish(timeout_s)
 
     def _on_view(self, view: View) -> None:
         """Remember a view, and interrupt what it makes impossible."""
@@ -256,7 +271,8 @@ class Job:
         """Name the new version the current one, everywhere or nowhere: nothing in here waits for anybody.
 
         Args:
-            rows: per member the digest of its shard, its newest epoch, and whether it leaves.
+            rows: per member the digest of its shard, its newest epoch, whether it leaves, and whether it is still
+                writing a checkpoint.
         """
         held, step = self.holding, self.step + 1
         held.optimizer.commit()
@@ -272,6 +288,16 @@ class Job:
         self._reach(Stage.SNAPSHOT)
         assert self.pending is not None
         held.pool.start(held.optimizer.state(), gradient=held.optimizer.gradient, lr=self.pending[2])
+        self._checkpoint(step, busy=any(row[3] for row in rows))
+
+    def _checkpoint(self, step: int, *, busy: bool) -> None:
+        self.checkpoints.tell()
+        if not self.checkpoints.due(step) or step == self.config.training.steps:
+            return
+        if busy:
+            self.checkpoints.skip(step)
+        else:
+            self.checkpoints.write(self, step)
 
     def _announce(self, step: int, digest: int) -> None:
         """The step counts: write it down, with the micro-batches that this worker computed for it."""
@@ -319,6 +345,7 @@ class Job:
         """Members that leave hand over their shards as copies, and are gone when the others go on."""
         assert self.plan is not None
         self.holding.pool.finish()
+        self.checkpoints.finish(self.config.elasticity.leave_timeout_s / 2)
         self.world().barrier()
         leaving = {self.plan.worker_ids[index] for index in self._leavers}
         if self.agent.worker_id in leaving:
@@ -367,6 +394,3 @@ class Job:
         self.recorder.emit(
             Kind.ERROR, message=f"{what} {offer.shard} of step {offer.version} is not what was announced; not used"
         )
-
-    def resume_advice(self) -> str:
-        return "Start the job again: without a checkpoint it begins at step 1."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from elaswave.block import Scalars
 from elaswave.errors import CorruptState, PeerLost, Unrecoverable
+from elaswave.runtime.checkpoints import load
 from elaswave.runtime.exchange import gather_json, gather_rows, signed, unsigned
 from elaswave.runtime.holding import Holding, collect, layout_of, make_holding
 from elaswave.snapshot.ring import Decision, Lost, choose
@@ -34,6 +35,7 @@ class Restored:
         total: digest of the whole state as it was announced at the commit; None when nobody remembers.
         done: per member the micro-batches of the step after `version` whose contribution it holds.
         bytes_moved: received by this worker.
+        origin: where the state comes from.
     """
 
     held: Holding
@@ -41,6 +43,7 @@ class Restored:
     total: int | None = None
     done: tuple[tuple[int, ...], ...] = ()
     bytes_moved: int = 0
+    origin: str = "the members"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,17 +144,21 @@ def _verify(job: "Job", decision: Decision) -> set[Offer]:
 
 
 def _begin(job: "Job", held: Holding, lost: Lost) -> Restored:
-    """Nobody has anything: the first step of the job, unless it had begun before."""
+    """Nobody has anything: the first step of the job, or its checkpoint, unless it had begun before."""
     if lost.layout_epoch is not None and job.began:
         with contextlib.suppress(PeerLost):  # nobody goes before all have come to the same conclusion
             job.world().barrier()
         raise Unrecoverable(
             f"shards {list(lost.shards)} of step {lost.version} are gone with all their copies; "
             f"more members died at once than snapshot.copies = {job.config.snapshot.copies} can make up for. "
-            f"{job.resume_advice()}"
+            f"{job.checkpoints.advice()}"
         )
     if job.began:
-        raise Unrecoverable(f"every worker that held state is gone. {job.resume_advice()}")
+        raise Unrecoverable(f"every worker that held state is gone. {job.checkpoints.advice()}")
+    if job.config.checkpoint.resume:
+        found = load(job, held)
+        origin = f"checkpoint {job.config.checkpoint.resume}"
+        return Restored(held=held, version=found.step, total=int(found.digest, 16), origin=origin)
     stage = job.trainee.stage
     ranges = held.layout.ranges(held.index)
     held.optimizer.initialise(collect(stage.flat[job.trainee.versions.index(0)], ranges))
@@ -205,7 +212,10 @@ def _confirm(job: "Job", restored: Restored, num_bad: int) -> bool:
     digests = [unsigned(row[0]) for row in rows]
     total, parameters = combine(digests), combine(unsigned(row[1]) for row in rows)
     if restored.total not in (None, total):
-        raise CorruptState(f"step {version} was announced as {restored.total:016x}, the restored state is {total:016x}")
+        raise CorruptState(
+            f"step {version} was announced as {restored.total:016x}, "
+            f"the state restored from {restored.origin} is {total:016x}"
+        )
     held.record(version, digests)
     if not all(row[3] and unsigned(row[2]) == parameters for row in rows):
         job.trainee.gather(world, master, held.layout.shards, version)

@@ -39,7 +39,8 @@ def commit_step(job: "Job") -> None:
     with job.stage(Stage.GATHER):
         job.trainee.gather(job.world(), state.tensors["master"], held.layout.shards, step)
     with job.stage(Stage.COMMIT):
-        rows = gather_rows(job.world(), [signed(held.digest(held.index, step)), job.newest_epoch(), job.agent.leaving])
+        own = signed(held.digest(held.index, step))
+        rows = gather_rows(job.world(), [own, job.newest_epoch(), job.agent.leaving, job.checkpoints.busy])
     job.commit(rows)
 
 
