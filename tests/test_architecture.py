@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import tree
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "elaswave"
@@ -129,3 +130,8 @@ def test_long_files_and_functions_are_pointed_out():
         warnings.simplefilter("always")
         for line in long:
             warnings.warn(f"long: {line}", stacklevel=1)
+
+
+def test_the_readme_has_a_phrase_for_every_file():
+    assert tree.packages() == set(tree.PACKAGES)
+    assert tree.in_readme() == tree.render(), "run: python tests/support/tree.py"

@@ -48,7 +48,7 @@ def found(parent: Path) -> list[Path]:
 
 
 def resolve(path: str) -> Path:
-    """The checkpoint that a setting means.
+    """The checkpoint that a setting means, by its own name: links such as `latest` move on.
 
     Args:
         path: of a checkpoint, of a folder of checkpoints, or of a run; the newest is taken.
@@ -56,12 +56,12 @@ def resolve(path: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    folder = Path(path).absolute()
+    folder = Path(path).resolve()
     if (folder / manifest.FILE).is_file():
         return folder
     for parent in (folder, folder / SUBFOLDER):
         if steps := found(parent):
-            return steps[-1].resolve()
+            return steps[-1]
     if not folder.exists():
         raise ConfigError(KEY, path, "no such folder")
     raise ConfigError(KEY, path, "holds no complete checkpoint; give a run folder or one of its checkpoints/step-...")

@@ -134,8 +134,11 @@ def resolved(config: Config) -> tuple[str, ...]:
     if not config.checkpoint.resume:
         return ()
     folder = folders.resolve(config.checkpoint.resume)
-    for text in manifest.check(manifest.read(folder), config, folder):
-        _say(f"goes on from {os.path.relpath(folder)} with another setting, the bits will differ: {text}")
+    found = manifest.read(folder)
+    changed = manifest.check(found, config, folder)
+    _say(f"goes on after step {found.step} of {config.training.steps}, from {os.path.relpath(folder)}")
+    for text in changed:
+        _say(f"another setting than there, the bits will differ: {text}")
     return (f"--checkpoint.resume={folder}",)
 
 

@@ -37,6 +37,13 @@ def test_the_newest_is_meant_by_a_run_its_folder_or_itself(tmp_path: Path):
     assert folders.resolve(str(parent / "step-00000002")).name == "step-00000002"
 
 
+def test_a_link_that_moves_on_does_not_matter(tmp_path: Path):
+    made(tmp_path / "one" / folders.SUBFOLDER, 4)
+    (tmp_path / "latest").symlink_to("one", target_is_directory=True)
+    for path in (tmp_path / "latest", tmp_path / "latest" / folders.SUBFOLDER / "step-00000004"):
+        assert folders.resolve(str(path)) == tmp_path / "one" / folders.SUBFOLDER / "step-00000004"
+
+
 @pytest.mark.parametrize("path", ["nowhere", "."])
 def test_what_is_none_is_refused(tmp_path: Path, path: str):
     with pytest.raises(ConfigError, match=r"checkpoint\.resume = .*(no such folder|no complete checkpoint)"):
