@@ -63,7 +63,12 @@ def compare(a: History, b: History) -> Comparison:
     bad = [number for number in common if step_differences(steps_a[number], steps_b[number])]
     first = bad[0] if bad else None
     digests = sum(steps_a[number].digest is not None and steps_b[number].digest is not None for number in common)
-    verdict, reason = _judge(settings, len(common), digests, first, steps_a.keys() == steps_b.keys(), last)
+    begin = _begin(a, steps_a), _begin(b, steps_b)
+    start = max((step for step in begin if step is not None), default=0)
+    due = [{number for number in steps if number >= start} for steps in (steps_a, steps_b)]
+    verdict, reason = _judge(settings, len(common), digests, first, due[0] == due[1], last)
+    if verdict is Verdict.EQUAL and start:
+        reason += f"; one run goes on from a checkpoint and begins at step {start}"
     found = () if first is None else step_differences(steps_a[first], steps_b[first])
     return Comparison(
         verdict=verdict,
@@ -75,6 +80,11 @@ def compare(a: History, b: History) -> Comparison:
         last_steps=last,
         reason=reason,
     )
+
+
+def _begin(history: History, steps: Mapping[int, Step]) -> int | None:
+    """First step of a run that goes on from a checkpoint."""
+    return min(steps, default=None) if history.setting("checkpoint", "resume") else None
 
 
 def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Difference, ...]:

@@ -81,3 +81,12 @@ def test_a_run_that_ended_early_is_not_equal():
 
 def test_runs_without_a_common_step():
     assert compare(history(), history_build([])).verdict is Verdict.INCOMPARABLE
+
+
+@pytest.mark.parametrize(("resume", "verdict"), [("somewhere", Verdict.EQUAL), ("", Verdict.DIFFERENT)])
+def test_a_run_that_goes_on_from_a_checkpoint_is_compared_from_there(resume: str, verdict: Verdict):
+    config = {**CONFIG, "checkpoint": {"resume": resume}}
+    events = [e for e in MadeUpRun().events if e["kind"] != "step_committed" or e["step"] > 12]
+    found = compare(history(), history_build(events, config))
+    assert (found.verdict, found.equal_steps) == (verdict, 8)
+    assert ("begins at step 13" in found.reason) == bool(resume)
