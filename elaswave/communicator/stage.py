@@ -55,8 +55,15 @@ class Stage:
         return self._mesh.arena.bytes[self.place : self.place + STAGE_BYTES], self.place
 
     def of(self, peer: str, place: int) -> np.ndarray:
-        """Another member's area, at the place that it told."""
+        """Another member's area, at the place that it told.
+
+        Raises:
+            PeerLost: its link broke, and its memory was let go of, before it could be read.
+            ProtocolError: the place is not in its arena.
+        """
         arena = self._mesh.arena_of(peer)
+        if arena is None:  # only a newer view can end this round
+            self._mesh.wait(lambda: False, what=lambda: f"a view without worker {peer}, whose link broke")
         if arena is None or place + STAGE_BYTES > arena.size:
             raise ProtocolError(f"worker {peer} tells of a staging area outside of its arena")
         return arena.bytes[place : place + STAGE_BYTES]
