@@ -7,7 +7,6 @@ import inspect
 import logging
 import os
 import secrets
-import signal
 import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import Subproc
 
 from elaswave.clock import SYSTEM, Clock
 from elaswave.coordination.bootstrap import EXIT_REFUSED
+from elaswave.coordination.processes import kill_session
 from elaswave.coordination.restart import Action, Death, History, Limits, decide, describe_exit
 from elaswave.coordination.wait_notice import WaitNotice
 from elaswave.coordination.worker_logs import Destination, WorkerLogs
@@ -296,14 +296,6 @@ class LocalWorkers:
             return
         self._spares.append(_Spare(worker_id, handler, destination))
         self._service.expect(worker_id, -1, handler.proc.pid)
-
-
-def kill_session(pid: int) -> None:
-    """SIGKILL a worker and all that it started: torch gives every worker a session of its own."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
 
 
 def _ended(handler: SubprocessHandler) -> int | None:

@@ -52,6 +52,12 @@ def kill(descriptor: int) -> None:
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
 
+def kill_session(pid: int) -> None:
+    """SIGKILL a process and all that it started, if it leads a session of its own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 def host_id() -> str:
     """The machine: boot id and network namespace. Processes with equal ids can share memory and loopback."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -190,8 +190,8 @@ class ElasticRendezvous(RendezvousHandler):
     def _make_service(self) -> "NodeService":
         from elaswave.coordination import run_folder
         from elaswave.coordination.launch_settings import GRACE
-        from elaswave.coordination.local_workers import kill_session
         from elaswave.coordination.node import NodeService
+        from elaswave.coordination.processes import kill_session
         from elaswave.coordination.secret import job_secret
         from elaswave.coordination.timeouts import Timeouts
         from elaswave.events import Recorder

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.torchrun_job import CONFIG, TrainJob
 from support.training import MiniJob, Zygote, digests
 
 
@@ -24,3 +25,17 @@ def reference(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def unharmed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """Digest of every step of one worker that nobody harmed."""
+    with MiniJob(zygote, tmp_path_factory.mktemp("unharmed") / "one", workers=1, config=CONFIG) as job:
+        return digests(job.wait())
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[TrainJob]:
+    training = TrainJob(tmp_path)
+    yield training
+    training.close()

@@ -9,39 +9,14 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from support.torchrun_job import CONFIG, ROOT, STEPS, TORCHRUN, TrainJob, check_run
-from support.training import MiniJob, Zygote, digests
+from support.torchrun_job import ROOT, STEPS, TORCHRUN, TrainJob
+from support.training import digests
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module")
-def unharmed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
-    """Digest of every step of one worker that nobody harmed."""
-    with MiniJob(zygote, tmp_path_factory.mktemp("unharmed") / "one", workers=1, config=CONFIG) as job:
-        return digests(job.wait())
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Iterator[TrainJob]:
-    training = TrainJob(tmp_path)
-    yield training
-    training.close()
-
-
-def finish(job: TrainJob, unharmed: dict[int, str], statuses: list[int | None]) -> None:
-    """Run to the end: exit statuses, steps, samples, and nothing left over."""
-    job.hurry()
-    for agent, status in zip(job.agents, statuses, strict=True):
-        assert job.ended(agent) == status, job.story()
-    check_run(job, unharmed)
-    assert not job.left_over()
-    assert not [path for path in Path("/dev/shm").iterdir() if "elaswave" in path.name]
-    assert "Traceback" not in "".join(job.output(agent) for agent in job.agents)
 
 
 def test_spares_take_the_places_of_the_killed_and_the_stopped(job: TrainJob, unharmed: dict[int, str]):
@@ -57,7 +32,7 @@ def test_spares_take_the_places_of_the_killed_and_the_stopped(job: TrainJob, unh
         view = job.wait_members(list(pids.values()), since)
         assert [victim, spare] == [view["members"][victim][0], view["members"][victim][2]]
         job.wait_running(view["epoch"], 4, since)
-    finish(job, unharmed, [0])
+    job.finish(unharmed, [0])
 
 
 def test_agents_of_one_worker_told_by_the_environment_alone(job: TrainJob, unharmed: dict[int, str]):
@@ -79,7 +54,7 @@ def test_agents_of_one_worker_told_by_the_environment_alone(job: TrainJob, unhar
     job.wait_members(kept, since)
     again = job.wait_size(4, since)
     assert [again[rank] for rank in (0, 1, 3)] == kept
-    finish(job, unharmed, [0] * 4)
+    job.finish(unharmed, [0] * 4)
 
 
 def start_pair(job: TrainJob) -> tuple[dict[int, int], int, int]:
@@ -93,28 +68,26 @@ def start_pair(job: TrainJob) -> tuple[dict[int, int], int, int]:
     return pids, first, 1 - first
 
 
-def workers_of(job: TrainJob, pids: dict[int, int], agent: int) -> list[int]:
-    return [pid for pid in pids.values() if job.parent(pid) == job.agents[agent].pid]
-
-
-def test_the_agent_that_hosts_the_coordinator_is_killed(job: TrainJob, unharmed: dict[int, str]):
+@pytest.mark.parametrize("hosts_the_coordinator", [True, False])
+def test_an_agent_is_killed(job: TrainJob, unharmed: dict[int, str], hosts_the_coordinator: bool):
     pids, leader, other = start_pair(job)
-    kept, lost = workers_of(job, pids, other), workers_of(job, pids, leader)
+    victim, spared = (leader, other) if hosts_the_coordinator else (other, leader)
+    kept, lost = job.workers_of(pids, spared), job.workers_of(pids, victim)
     assert len(kept) == len(lost) == 2
     since = job.poll()
-    job.agents[leader].kill()
+    job.agents[victim].kill()
     for pid in lost:
         job.wait_dead(pid)
     view = job.wait_members(kept, since)
     job.wait_running(view["epoch"], 2, since)
     statuses: list[int | None] = [0, 0]
-    statuses[leader] = -signal.SIGKILL
-    finish(job, unharmed, statuses)
+    statuses[victim] = -signal.SIGKILL
+    job.finish(unharmed, statuses)
 
 
 def test_a_hung_coordinator_comes_back_as_a_node_and_the_other_agent_is_killed(job: TrainJob, unharmed: dict[int, str]):
     pids, leader, other = start_pair(job)
-    kept, hung = workers_of(job, pids, other), workers_of(job, pids, leader)
+    kept, hung = job.workers_of(pids, other), job.workers_of(pids, leader)
     since = job.poll()
     job.agents[leader].send_signal(signal.SIGSTOP)
     view = job.wait_members(kept, since)
@@ -125,15 +98,39 @@ def test_a_hung_coordinator_comes_back_as_a_node_and_the_other_agent_is_killed(j
         job.wait_dead(pid)
     again = job.wait_size(4, since)
     assert set(kept) < set(again.values())
+    view = job.wait_members(list(again.values()), since)
+    job.wait_running(view["epoch"], 4, since)  # newcomers hold state once they have committed a step
 
-    kept = workers_of(job, again, leader)
+    kept = job.workers_of(again, leader)
     since = job.poll()
     job.agents[other].kill()
     view = job.wait_members(kept, since)
     job.wait_running(view["epoch"], 2, since)
     statuses: list[int | None] = [0, 0]
     statuses[other] = -signal.SIGKILL
-    finish(job, unharmed, statuses)
+    job.finish(unharmed, statuses)
+
+
+def test_a_frozen_host_is_fenced_when_it_wakes(job: TrainJob, unharmed: dict[int, str]):
+    """Its workers wake first, with nobody to tell them: none of their steps may count."""
+    pids, leader, other = start_pair(job)
+    kept, frozen = job.workers_of(pids, leader), job.workers_of(pids, other)
+    since = job.poll()
+    for pid in (job.agents[other].pid, *frozen):
+        os.kill(pid, signal.SIGSTOP)
+    view = job.wait_members(kept, since)
+    reached = job.wait_running(view["epoch"], 2, since)
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    job.wait_running(view["epoch"], 2, job.poll())
+    job.agents[other].send_signal(signal.SIGCONT)
+    for pid in frozen:
+        job.wait_dead(pid)
+    again = job.wait_size(4, since)
+    assert set(kept) < set(again.values())
+    job.finish(unharmed, [0, 0])
+    late = [e for e in job.events if e["kind"] == "step_committed" and e["pid"] in frozen and e["step"] > reached]
+    assert not late
 
 
 def test_a_late_agent_adds_ranks_and_leaves_without_a_lost_step(job: TrainJob, unharmed: dict[int, str]):
@@ -152,7 +149,7 @@ def test_a_late_agent_adds_ranks_and_leaves_without_a_lost_step(job: TrainJob, u
     late.send_signal(signal.SIGTERM)
     assert job.ended(late) == 0
     job.wait_members(list(first.values()), since)
-    finish(job, unharmed, [0, 0])
+    job.finish(unharmed, [0, 0])
     recoveries = [event for event in job.events if event["kind"] == "recovery"]
     assert recoveries
     assert not [event for event in recoveries if event["lost"] or event["recomputed"]]
@@ -181,7 +178,7 @@ def test_a_script_of_ones_own_survives_a_kill(job: TrainJob, tmp_path: Path):
         assert job.wait_size(2, since)[0] == pids[0]
         job.wait_running(3, 2, since)
         assert alone.ended(alone.agents[0]) == 0
-        finish(job, digests(alone.history()), [0])
+        job.finish(digests(alone.history()), [0])
     finally:
         alone.close()
 
@@ -193,7 +190,7 @@ def test_a_job_that_is_short_of_workers_says_so_and_goes_on_with_more(job: Train
     job.wait_output(first, "1 are here, elasticity.min_workers = 2; start another torchrun")
     job.torchrun(1, "1:8", command=command)
     job.wait_output(first, "the job goes on with 2 workers")
-    finish(job, unharmed, [0, 0])
+    job.finish(unharmed, [0, 0])
     assert {len(mine) for mine in job.micro_batches()} == {4}, "no step was done by one alone"
 
 
@@ -210,7 +207,7 @@ def test_workers_that_do_not_fit_are_told_why_and_the_others_go_on(job: TrainJob
         assert job.ended(agent) == 1
         assert f"{complaint}" in job.output(agent)
     assert good.poll() is None
-    finish(job, unharmed, [0, 1, 1, 1])
+    job.finish(unharmed, [0, 1, 1, 1])
 
 
 def test_what_cannot_work_ends_with_a_reason(tmp_path: Path):

@@ -153,9 +153,11 @@ class TrainJob:
     def _until(self, done: Callable[[], Any], timeout_s: float, what: str) -> Any:
         deadline = Deadline(timeout_s)
         while True:
+            over = bool(self.agents) and all(agent.poll() is not None for agent in self.agents)
             self.poll()
             if found := done():
                 return found
+            assert not over, f"{what}: not seen before the last agent ended:\n{self.story()}"
             assert not deadline.passed(), f"{what}: not seen within {timeout_s} s:\n{self.story()}"
             select.select([], [], [], LOOK_S)
 
@@ -209,6 +211,21 @@ class TrainJob:
     def history(self) -> History:
         return read_history(self._follower.run_folder)
 
+    def finish(self, reference: Mapping[int, str], statuses: Sequence[int | None]) -> None:
+        """Run to the end: exit statuses, bits, samples, and nothing left over."""
+        self.hurry()
+        for agent, status in zip(self.agents, statuses, strict=True):
+            assert self.ended(agent) == status, self.story()
+        check_run(self, reference)
+        self.check_clean()
+        assert "Traceback" not in "".join(self.output(agent) for agent in self.agents), self.story()
+
+    def check_clean(self) -> None:
+        """No process of the job, no shared memory and no socket is left."""
+        assert not self.left_over()
+        assert not [path for path in Path("/dev/shm").iterdir() if "elaswave" in path.name]
+        assert not listeners(self.port)
+
     # -- processes --------------------------------------------------------------------------------------------
 
     def parent(self, pid: int) -> int:
@@ -222,6 +239,10 @@ class TrainJob:
         fd = self._pidfds.get(pid)
         if fd is not None:
             assert select.select([fd], [], [], TIMEOUT_S)[0], f"process {pid} is still there:\n{self.story()}"
+
+    def workers_of(self, pids: Mapping[int, int], agent: int) -> list[int]:
+        """Those of the workers in rank -> pid that this agent has started."""
+        return [pid for pid in pids.values() if self.parent(pid) == self.agents[agent].pid]
 
     def left_over(self) -> dict[int, str]:
         """Processes on this machine that belong to the job: pid -> command line."""
@@ -265,6 +286,12 @@ class TrainJob:
         shown = "\n".join(f"--- agent {n}\n{self.output(agent)[-4000:]}" for n, agent in enumerate(self.agents))
         steps = max((event["step"] for event in self.events if event["kind"] == "step_committed"), default=0)
         return "\n".join(str(event) for event in told[-40:]) + f"\nstep {steps}\n{shown}"
+
+
+def listeners(port: int) -> list[str]:
+    """Lines of the kernel's table about TCP sockets that listen on this port."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return [line for line in lines if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"]
 
 
 def check_run(job: TrainJob, reference: Mapping[int, str]) -> History:

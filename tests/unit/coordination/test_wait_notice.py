@@ -1,6 +1,6 @@
 """When a user hears that the job stands still."""
 
-from elaswave.coordination.wait_notice import FORMING_S, WaitNotice
+from elaswave.coordination.wait_notice import FORMING_S, PAUSED_S, WaitNotice
 from elaswave.topology import Member, View
 
 
@@ -20,16 +20,25 @@ def test_a_job_that_does_not_form_says_so_once():
     assert notice.look(FORMING_S + 2, view(2, paused=False)) is None
 
 
-def test_a_pause_is_told_when_it_changes_and_when_it_ends():
+def test_a_pause_is_told_when_it_lasts_changes_and_ends():
     notice = WaitNotice(0.0, 3, 60.0)
-    assert "1 are here, elasticity.min_workers = 3" in (notice.look(1.0, view(1, paused=True)) or "")
-    assert notice.look(2.0, view(1, paused=True)) is None
+    assert notice.look(1.0, view(1, paused=True)) is None
+    assert "1 are here, elasticity.min_workers = 3" in (notice.look(1.0 + PAUSED_S, view(1, paused=True)) or "")
+    assert notice.look(2.5, view(1, paused=True)) is None
     assert "2 are here" in (notice.look(3.0, view(2, paused=True)) or "")
     assert notice.look(4.0, view(3, paused=False)) == "the job goes on with 3 workers"
     assert notice.look(5.0, view(3, paused=False)) is None
 
 
+def test_a_pause_that_is_made_up_for_at_once_is_not_told():
+    notice = WaitNotice(0.0, 3, 60.0)
+    assert notice.look(1.0, view(2, paused=True)) is None
+    assert notice.look(1.1, view(3, paused=False)) is None
+    assert notice.look(9.0, view(2, paused=True)) is None
+
+
 def test_the_end_of_a_paused_job_is_no_news():
     notice = WaitNotice(0.0, 3, 60.0)
     notice.look(1.0, view(1, paused=True))
-    assert notice.look(2.0, view(0, paused=False, finished=True)) is None
+    assert notice.look(1.0 + PAUSED_S, view(1, paused=True)) is not None
+    assert notice.look(4.0, view(0, paused=False, finished=True)) is None
