@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "a short guided run: train, kill a worker, compare with an unharmed run",
     "verify": "compare two runs step by step, bit by bit",
     "report": "what happened in a run: recoveries, their phases, losses",
+    "export": "the parameters of a checkpoint as one safetensors file",
     "bench": "measure what the README claims",
 }
 
