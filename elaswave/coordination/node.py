@@ -15,7 +15,8 @@ from elaswave.coordination import run_folder as run_folders
 from elaswave.coordination.coordinator_events import Policy
 from elaswave.coordination.detector import Evidence
 from elaswave.coordination.failover import Failover
-from elaswave.coordination.node_core import Identity, NodeCore
+from elaswave.coordination.identity import Identity
+from elaswave.coordination.node_core import NodeCore
 from elaswave.coordination.node_io import NodeIO
 from elaswave.coordination.node_workers import NodeWorkers
 from elaswave.coordination.timeouts import Timeouts

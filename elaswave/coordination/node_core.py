@@ -4,7 +4,7 @@ Inputs are method calls with the time; what must be done about them is left in `
 with sockets and processes, a test or a simulator with whatever it likes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from elaswave.coordination import coordinator_events as primary
@@ -13,19 +13,11 @@ from elaswave.coordination.coordinator import Coordinator
 from elaswave.coordination.coordinator_events import Policy
 from elaswave.coordination.delta import apply_delta
 from elaswave.coordination.failover import Failover
-from elaswave.coordination.node_actions import (
-    Action,
-    CloseLink,
-    ClosePeer,
-    Complain,
-    Ended,
-    ToPeer,
-    ToPrimary,
-    WatchNode,
-)
+from elaswave.coordination.identity import Identity
+from elaswave.coordination.leadership import Leadership, Order, Rivalry, ToSelf
+from elaswave.coordination.node_actions import Action, CloseLink, Complain, Ended, ToPrimary, WatchNode
 from elaswave.coordination.node_workers import NodeWorkers
 from elaswave.coordination.protocol import (
-    VERSION,
     Address,
     Bye,
     Claim,
@@ -43,23 +35,10 @@ from elaswave.coordination.protocol import (
     Turn,
     Turned,
     ViewDelta,
-    check_version,
 )
 from elaswave.coordination.timeouts import Timeouts
-from elaswave.errors import ElasWaveError, Fenced, LaunchError, ProtocolError, RefusedError
+from elaswave.errors import ElasWaveError, Fenced, LaunchError, RefusedError
 from elaswave.topology import View
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who this node is. `host` is empty when others know best under which address they reach it."""
-
-    node_id: str
-    host_id: str
-    pid: int
-    started_ticks: int
-    host: str
-    port: int
 
 
 @dataclass(slots=True)
@@ -81,7 +60,7 @@ class NodeCore:
     lineage: str
     witness: Callable[[str], bool | None]
     actions: list[Action] = field(default_factory=list)
-    coordinator: Coordinator | None = None
+    leading: Leadership = field(init=False)
     view: View | None = None
     roster: Roster | None = None
     started: str = ""
@@ -92,12 +71,16 @@ class NodeCore:
     _heard_at: float = 0.0
     _beat_at: float = 0.0
     _ticked_at: float = 0.0
-    _peers: dict[int, str] = field(default_factory=dict)
-    _gone: set[str] = field(default_factory=set)
     _watched: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.leading = Leadership(self.identity.node_id)
         self._ticked_at = self._beat_at = self.now
+
+    @property
+    def coordinator(self) -> Coordinator | None:
+        """What decides for the whole job, when this node is the primary."""
+        return self.leading.coordinator
 
     @property
     def finished(self) -> bool:
@@ -138,7 +121,7 @@ class NodeCore:
 
     def _beat(self) -> None:
         if self.coordinator is not None:
-            self.actions += [ToPeer(peer, Pulse()) for peer in self._peers]
+            self.actions += self.leading.to_all(Pulse())
         elif self._linked is not None:
             self.actions.append(ToPrimary(Pulse()))
 
@@ -183,7 +166,7 @@ class NodeCore:
 
     def _promote(self, now: float) -> None:
         """Become the primary, starting from what this node knows."""
-        self.coordinator = Coordinator(
+        coordinator = Coordinator(
             node_id=self.identity.node_id,
             now=now,
             policy=self.policy,
@@ -196,27 +179,14 @@ class NodeCore:
         )
         self.failover.settled()
         self._linked = self.failover.own
-        for node_id in self._gone:
-            self._lead(now, primary.NodeGone(node_id))
+        self._carry_out(now, self.leading.begin(now, coordinator))
         self.workers.changed = False
         self._lead(now, primary.NodeConnected(self.hello(), self.failover.own[0]))
         self.settle(now)
 
     def hello(self) -> NodeHello:
         """How this node introduces itself."""
-        me = self.identity
-        return NodeHello(
-            version=VERSION,
-            node_id=me.node_id,
-            host_id=me.host_id,
-            pid=me.pid,
-            started_ticks=me.started_ticks,
-            host=me.host,
-            port=me.port,
-            report=self.workers.report(),
-            roster=self.roster,
-            view=self.view,
-        )
+        return self.identity.hello(self.workers.report(), self.roster, self.view)
 
     def dial_connected(self, now: float) -> None:
         """The address we dialled has proved to know the secret."""
@@ -250,7 +220,7 @@ class NodeCore:
 
     def node_gone(self, now: float, node_id: str) -> None:
         """The process of a node on this host has ended."""
-        self._gone.add(node_id)
+        self.leading.gone.add(node_id)
         self.failover.node_gone(node_id)
         if self.coordinator is not None:
             self._lead(now, primary.NodeGone(node_id))
@@ -269,7 +239,7 @@ class NodeCore:
             self.failover.redirected(now, address, message.hint)
         elif isinstance(message, Bye):
             if self.roster is not None:
-                self._gone.add(self.roster.primary)
+                self.leading.gone.add(self.roster.primary)
                 self.failover.node_gone(self.roster.primary)
             self._lose_link(now)
         else:
@@ -329,7 +299,7 @@ class NodeCore:
         if self.error is not None:
             return
         self.error = error
-        self.coordinator = None
+        self.leading.coordinator = None
         self.failover.searching = False
         if isinstance(error, Fenced):
             self.workers.fence(now, "", str(error))
@@ -343,31 +313,19 @@ class NodeCore:
 
     def _lead(self, now: float, event: primary.Event) -> None:
         """Let the coordinator see an event, and carry out what it says."""
-        if self.coordinator is None:
-            return
-        for action in self.coordinator.handle(now, event):
-            match action:
-                case primary.Send(node_id, message) if node_id == self.identity.node_id:
+        self._carry_out(now, self.leading.handle(now, event))
+
+    def _carry_out(self, now: float, orders: Iterable[Order]) -> None:
+        """Do what the primary in this node wants, one by one."""
+        for order in orders:
+            match order:
+                case ToSelf(message):
                     self._obey(now, message)
-                case primary.Send(node_id, message):
-                    self.actions += [ToPeer(peer, message) for peer in self._peers_of(node_id)]
-                case primary.Drop(node_id):
-                    self._close_peers(node_id)
-                case primary.Published():
-                    self.actions.append(action)
                 case primary.StepDown(reason):
                     self._end(now, Fenced(reason))
-                case primary.End():
-                    self.coordinator = None
+                case _:
+                    self.actions.append(order)
         self._pass_on_worker_actions(now)
-
-    def _peers_of(self, node_id: str) -> list[int]:
-        return [peer for peer, owner in self._peers.items() if owner == node_id]
-
-    def _close_peers(self, node_id: str) -> None:
-        for peer in self._peers_of(node_id):
-            del self._peers[peer]
-            self.actions.append(ClosePeer(peer))
 
     def peer_said(self, now: float, peer: int, host: str, message: Message) -> None:
         """Take in a message from a node that connected to us. `host` is where it comes from.
@@ -377,35 +335,13 @@ class NodeCore:
         """
         if isinstance(message, Claim):
             self._claimed(now, message)
-        elif isinstance(message, NodeHello):
-            self._greeted(now, peer, host, message)
-        elif peer not in self._peers:
-            raise ProtocolError(f"a {type(message).__name__} before any introduction")
-        elif isinstance(message, Bye):
-            node_id = self._peers[peer]
-            self._close_peers(node_id)
-            self._lead(now, primary.NodeGone(node_id))
-        elif self.coordinator is not None:
-            self._lead(now, primary.NodeSaid(self._peers[peer], message))
+        else:
+            self._carry_out(now, self.leading.said(now, peer, host, message, self._linked))
         self.settle(now)
-
-    def _greeted(self, now: float, peer: int, host: str, hello: NodeHello) -> None:
-        try:
-            check_version(hello.version, f"node {hello.node_id}")
-        except RefusedError as error:
-            self.actions += [ToPeer(peer, Turned(turn=Turn.REFUSED, reason=str(error))), ClosePeer(peer)]
-            return
-        if self.coordinator is None:
-            self.actions.append(ToPeer(peer, Redirect(hint=self._linked)))
-            return
-        self._close_peers(hello.node_id)
-        self._peers[peer] = hello.node_id
-        self._gone.discard(hello.node_id)
-        self._lead(now, primary.NodeConnected(hello, host))
 
     def peer_closed(self, now: float, peer: int) -> None:
         """A connection that somebody made to us is gone."""
-        node_id = self._peers.pop(peer, None)
+        node_id = self.leading.closed(peer)
         if node_id is not None:
             self._lead(now, primary.NodeDisconnected(node_id))
             self.settle(now)
@@ -416,38 +352,29 @@ class NodeCore:
             if self._linked is None and claim.node_id != self.identity.node_id:
                 self.failover.claimed(now, claim.address)
             return
-        ours = self.coordinator.claim(self.failover.own)
-        if claim.lineage and ours.lineage and claim.lineage != ours.lineage:
-            if (claim.epoch, claim.lineage) > (ours.epoch, ours.lineage):
+        match self.leading.compare(claim, self.failover.own):
+            case Rivalry.OTHER_LIFE:
                 where = f"{claim.address[0]}:{claim.address[1]}"
                 self._end(now, LaunchError(f"another life of this job runs already, with its primary at {where}"))
-        elif (claim.epoch, claim.node_id) > (ours.epoch, ours.node_id):
-            self._yield_to(now, claim)
-
-    def _yield_to(self, now: float, claim: Claim) -> None:
-        """Stop leading, and follow the one that leads a later view."""
-        self.coordinator, self._linked = None, None
-        for peer in list(self._peers):
-            self.actions.append(ClosePeer(peer))
-        self._peers.clear()
-        self.failover.lost(now)
-        self.failover.claimed(now, claim.address)
+            case Rivalry.YIELD:
+                self._linked = None
+                self._carry_out(now, self.leading.give_up())
+                self.failover.lost(now)
+                self.failover.claimed(now, claim.address)
+            case Rivalry.NONE:
+                pass
 
     def claims(self) -> list[tuple[Address, Claim]]:
         """Seeds that should be told that this node leads, and what to tell them."""
-        if self.coordinator is None:
-            return []
-        known = self.coordinator.addresses() | {self.failover.own}
-        claim = self.coordinator.claim(self.failover.own)
-        return [(seed, claim) for seed in self.failover.seeds if seed not in known]
+        return self.leading.claims(self.failover.seeds, self.failover.own)
 
     def goodbye(self, now: float) -> None:
         """This node stops on purpose; its workers are at their end."""
         self.workers.fence(now, "", "its node stops")
         self._pass_on_worker_actions(now)
         if self.coordinator is not None:
-            self.actions += [ToPeer(peer, Bye()) for peer in self._peers]
+            self.actions += self.leading.to_all(Bye())
         elif self._linked is not None:
             self.actions.append(ToPrimary(Bye()))
-        self.coordinator = None
+        self.leading.coordinator = None
         self.failover.searching = False

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from elaswave.coordination.coordinator_events import Policy, Published
 from elaswave.coordination.detector import Evidence
 from elaswave.coordination.failover import Dial, Failover
+from elaswave.coordination.identity import Identity
 from elaswave.coordination.node_actions import CloseLink, ClosePeer, Ended, Kill, ToPeer, ToPrimary, ToWorker, WatchNode
-from elaswave.coordination.node_core import Identity, NodeCore
+from elaswave.coordination.node_core import NodeCore
 from elaswave.coordination.node_workers import NodeWorkers
 from elaswave.coordination.protocol import (
     VERSION,
