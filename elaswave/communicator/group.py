@@ -85,16 +85,15 @@ class Group:
 
     def isend(self, tensor: torch.Tensor, dst: int, tag: int = 0) -> Handle:
         """Begin to send to a member; the tensor must not change until the handle is done."""
-        return self.mesh.start_send((self.members[dst], self.id, self.epoch, self._user(tag)), flat(tensor))
+        return self.mesh.outbox.start((self.members[dst], self.id, self.epoch, self._user(tag)), flat(tensor))
 
     def irecv(self, tensor: torch.Tensor, src: int, tag: int = 0) -> Handle:
         """Begin to receive from a member; shape and dtype must be what is sent."""
-        return self.mesh.start_receive((self.members[src], self.id, self.epoch, self._user(tag)), flat(tensor))
+        return self.mesh.inbox.post((self.members[src], self.id, self.epoch, self._user(tag)), flat(tensor))
 
     def wait(self, handles: Handle | Sequence[Handle]) -> None:
         """Wait until all are done."""
-        pending = [handles] if isinstance(handles, Handle) else list(handles)
-        self.mesh.wait(lambda: all(handle.done for handle in pending), what=lambda: f"messages in {self.name}")
+        inline.wait(self, [handles] if isinstance(handles, Handle) else handles)
 
     def send(self, tensor: torch.Tensor, dst: int, tag: int = 0) -> None:
         self.wait(self.isend(tensor, dst, tag))

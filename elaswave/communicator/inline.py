@@ -30,7 +30,8 @@ def _key(group: "Group", rank: int, tag: int) -> tuple[str, int, int, int]:
     return (group.members[rank], group.id, group.epoch, tag)
 
 
-def _wait(group: "Group", handles: Iterable[Handle]) -> None:
+def wait(group: "Group", handles: Iterable[Handle]) -> None:
+    """Wait until all are done."""
     pending = list(handles)
 
     def done() -> bool:
@@ -38,7 +39,11 @@ def _wait(group: "Group", handles: Iterable[Handle]) -> None:
             pending.pop()
         return not pending
 
-    group.mesh.wait(done, what=lambda: f"{len(pending)} messages in group {group.name}")
+    group.mesh.wait(
+        done,
+        what=lambda: f"{len(pending)} messages in group {group.name}",
+        needs=lambda: [handle.peer for handle in pending if not handle.done],
+    )
 
 
 def _others(group: "Group") -> list[int]:
@@ -62,9 +67,9 @@ def barrier(group: "Group") -> None:
 def broadcast(group: "Group", data: np.ndarray, src: int) -> None:
     tag, mesh = group.next_tag(), group.mesh
     if group.rank == src:
-        _wait(group, [mesh.start_send(_key(group, rank, tag), data) for rank in _others(group)])
+        wait(group, [mesh.outbox.start(_key(group, rank, tag), data) for rank in _others(group)])
     else:
-        _wait(group, [mesh.start_receive(_key(group, src, tag), data)])
+        wait(group, [mesh.inbox.post(_key(group, src, tag), data)])
 
 
 def all_reduce(group: "Group", parts: list[np.ndarray], out: np.ndarray, dtype: torch.dtype) -> None:
@@ -138,15 +143,15 @@ def all_gather(group: "Group", source: np.ndarray, out: np.ndarray, cuts: list[n
     for rank in _others(group):
         for run in pieces(cuts[rank], PIECE_BYTES):
             for start, stop in run.tolist():
-                receiving.append(mesh.start_receive(_key(group, rank, tag), out[start:stop]))
+                receiving.append(mesh.inbox.post(_key(group, rank, tag), out[start:stop]))
     sending, done = [], 0
     for run in pieces(cuts[group.rank], PIECE_BYTES):
         for start, stop in run.tolist():
             part = source[done : done + stop - start]
-            sending += [mesh.start_send(_key(group, rank, tag), part) for rank in _others(group)]
+            sending += [mesh.outbox.start(_key(group, rank, tag), part) for rank in _others(group)]
             out[start:stop] = part
             done += stop - start
-    _wait(group, [*receiving, *sending])
+    wait(group, [*receiving, *sending])
 
 
 def all_reduce_large(group: "Group", parts: list[np.ndarray], out: np.ndarray, dtype: torch.dtype) -> None:
@@ -159,7 +164,7 @@ def all_reduce_large(group: "Group", parts: list[np.ndarray], out: np.ndarray, d
     runs = [pieces(cut, _piece_bytes(group)) for cut in cuts]
     tag, mesh = group.next_tag(), group.mesh
     receiving = [
-        mesh.start_receive(_key(group, rank, tag), out[start:stop])
+        mesh.inbox.post(_key(group, rank, tag), out[start:stop])
         for rank in _others(group)
         for run in runs[rank]
         for start, stop in run.tolist()
@@ -170,9 +175,9 @@ def all_reduce_large(group: "Group", parts: list[np.ndarray], out: np.ndarray, d
         start, stop = run.tolist()[0]
         summed = out[start:stop]
         add(exchange.take(number), summed, dtype)
-        sending.extend(mesh.start_send(_key(group, rank, tag), summed) for rank in _others(group))
+        sending.extend(mesh.outbox.start(_key(group, rank, tag), summed) for rank in _others(group))
     exchange.finish()
-    _wait(group, [*receiving, *sending])
+    wait(group, [*receiving, *sending])
 
 
 def _piece_bytes(group: "Group") -> int:
@@ -217,7 +222,7 @@ class Exchange:
             self._post(number - 1 + DEPTH)
         self._send(number + AHEAD)
         handles, buffers = self._posted.popleft()
-        _wait(self._group, handles)
+        wait(self._group, handles)
         run = self._own[number]
         own = [piece_of(part, run) for part in self._parts]
         buffers[self._group.mesh.worker_id] = [piece.copy() for piece in own] if self._in_place else own
@@ -227,7 +232,7 @@ class Exchange:
         """Send what the others still need, and wait until it is sent."""
         for number in range(len(self._own) + AHEAD, max(map(len, self._runs))):
             self._send(number)
-        _wait(self._group, self._sending)
+        wait(self._group, self._sending)
 
     def _post(self, number: int) -> None:
         if number >= len(self._own):
@@ -240,7 +245,7 @@ class Exchange:
             mine = buffers[group.members[rank]] = []
             for _ in range(self._counts[rank]):
                 mine.append(self._scratch[place : place + size])
-                handles.append(group.mesh.start_receive(_key(group, rank, self._tag), mine[-1]))
+                handles.append(group.mesh.inbox.post(_key(group, rank, self._tag), mine[-1]))
                 place += self._room
         self._posted.append((handles, buffers))
 
@@ -252,7 +257,7 @@ class Exchange:
             if number < len(self._runs[rank]):
                 for part in self._parts:
                     piece = piece_of(part, self._runs[rank][number])
-                    self._sending.append(group.mesh.start_send(_key(group, rank, self._tag), piece))
+                    self._sending.append(group.mesh.outbox.start(_key(group, rank, self._tag), piece))
 
 
 def piece_of(source: np.ndarray, run: np.ndarray) -> np.ndarray:

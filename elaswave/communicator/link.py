@@ -11,14 +11,7 @@ from collections import deque
 from typing import Protocol
 
 from elaswave.communicator.arena import SLOT_BYTES, SLOTS, PeerArena
-from elaswave.communicator.frames import (
-    HEADER_BYTES,
-    ID_BYTES,
-    Frame,
-    Kind,
-    pack,
-    parse,
-)
+from elaswave.communicator.frames import CARRIERS, HEADER_BYTES, ID_BYTES, Frame, Kind, pack, parse
 from elaswave.coordination.handshake import Handshake
 from elaswave.errors import ProtocolError
 
@@ -60,13 +53,14 @@ class Link:
         arena: the peer's shared memory, if it shares any.
         free: offsets of free slots in this worker's ring towards the peer.
         parked: slots of the peer that hold payload nobody has asked for yet.
+        mute: the peer does not read any more. What it sent before is still read, up to the end.
     """
 
     def __init__(self, owner: Owner, sock: socket.socket, shake: Handshake, introduction: "Introduction") -> None:
         sock.setblocking(False)
         self._owner, self.sock, self.fd, self._shake = owner, sock, sock.fileno(), shake
         self._introduction = introduction
-        self.peer, self.up, self.dead = "", False, False
+        self.peer, self.up, self.dead, self.mute = "", False, False, False
         self.arena: PeerArena | None = None
         self.ring: int | None = None
         self.free: deque[int] = deque()
@@ -99,7 +93,7 @@ class Link:
             payload: bytes behind it; must not change until the frame is out.
             slot: offset of the slot the frame points to, free again if the frame is dropped unsent.
         """
-        if self.dead:
+        if self.dead or self.mute:
             return
         if self._queue:
             self._enqueue(_Out(_views(header, payload), slot, False))
@@ -108,8 +102,8 @@ class Link:
             sent = self.sock.send(header) if payload is None else self.sock.sendmsg((header, payload))
         except BlockingIOError:
             sent = 0
-        except OSError as error:
-            self._owner.broke(self, str(error))
+        except OSError:
+            self._fall_mute()
             return
         if sent < len(header) + (len(payload) if payload is not None else 0):
             out = _Out(_views(header, payload), slot, False)
@@ -127,8 +121,14 @@ class Link:
         return not self._queue
 
     def _enqueue(self, out: _Out) -> None:
-        self._queue.append(out)
-        self.flush()
+        if not self.mute:
+            self._queue.append(out)
+            self.flush()
+
+    def _fall_mute(self) -> None:
+        """A socket that cannot be written to may still hold the peer's last words; reading ends with its end."""
+        self.mute = True
+        self._queue.clear()
 
     def flush(self) -> None:
         """Send what the kernel takes."""
@@ -137,9 +137,8 @@ class Link:
                 self._send_some()
         except BlockingIOError:
             pass
-        except OSError as error:
-            self._owner.broke(self, str(error))
-            return
+        except OSError:
+            self._fall_mute()
         if self._wants_write != bool(self._queue):
             self._wants_write = bool(self._queue)
             self._owner.want_write(self, self._wants_write)
@@ -227,7 +226,7 @@ class Link:
         while end - offset >= HEADER_BYTES and not self.dead:
             frame = parse(data, offset, arena_bytes)
             offset += HEADER_BYTES
-            if frame.kind != Kind.DATA:
+            if frame.kind not in CARRIERS:
                 self._owner.arrived(self, frame, None)
                 continue
             have = end - offset

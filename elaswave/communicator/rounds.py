@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from elaswave.communicator.frames import Kind, pack
+from elaswave.communicator.inbox import Told
 from elaswave.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -23,17 +24,23 @@ def ring(group: "Group", tag: int, peers: Iterable[str], place: int = 0) -> None
 
 
 def hear(group: "Group", tag: int, peers: Sequence[str]) -> list[int]:
-    """Wait until all `peers` are at `tag`; returns the place that each told."""
-    number, epoch, bells = group.id, group.epoch, group.mesh.bells
-    keys = [(peer, number, epoch, tag) for peer in peers]
-    _await(group, keys, bells)
-    return [bells.pop(key) for key in keys]
+    """Wait until all `peers` are at `tag`; returns the place that each told.
+
+    Raises:
+        ProtocolError: a peer has told something else.
+    """
+    places = []
+    for peer, place in zip(peers, _take(group, tag, peers), strict=True):
+        if not isinstance(place, int):
+            raise ProtocolError(f"worker {peer} sends bytes where group {group.name} expects a place")
+        places.append(place)
+    return places
 
 
 def tell(group: "Group", tag: int, peers: Sequence[str], payload: bytes) -> None:
     """Send `peers` at most `INLINE_BYTES_MAX` bytes."""
     size = len(payload)
-    header = pack(Kind.DATA, last=True, group=group.id, epoch=group.epoch, tag=tag, size=size, place=0)
+    header = pack(Kind.NOTE, group=group.id, epoch=group.epoch, tag=tag, size=size, place=0)
     frame, links = header + payload, group.mesh.links
     for peer in peers:
         link = links.get(peer)
@@ -47,29 +54,26 @@ def collect(group: "Group", tag: int, peers: Sequence[str], sizes: Sequence[int]
     Raises:
         ProtocolError: a peer has told something of another size.
     """
-    number, epoch, inbox = group.id, group.epoch, group.mesh.inbox
-    keys = [(peer, number, epoch, tag) for peer in peers]
-    _await(group, keys, inbox.early)
     payloads = []
-    for key, size in zip(keys, sizes, strict=True):
-        early = inbox.pop_early(key)
-        if early is None or early.payload is None or not early.frame.last or early.frame.size != size:
-            raise ProtocolError(f"worker {key[0]} does not send the {size} bytes that group {group.name} expects")
-        payloads.append(np.frombuffer(early.payload, np.uint8))
+    for peer, payload, size in zip(peers, _take(group, tag, peers), sizes, strict=True):
+        if isinstance(payload, int) or len(payload) != size:
+            raise ProtocolError(f"worker {peer} does not send the {size} bytes that group {group.name} expects")
+        payloads.append(np.frombuffer(payload, np.uint8))
     return payloads
 
 
-def _await(group: "Group", keys: Sequence[tuple[str, int, int, int]], arrived: dict) -> None:
-    for key in keys:
-        if key not in arrived:
-            break
-    else:
-        return
+def _take(group: "Group", tag: int, peers: Sequence[str]) -> list[Told]:
+    """What each of `peers` tells at `tag`, once all have."""
+    number, epoch, told = group.id, group.epoch, group.mesh.inbox.told
+    keys = [(peer, number, epoch, tag) for peer in peers]
 
-    def all_here() -> bool:
-        return all(key in arrived for key in keys)
+    def missing() -> list[str]:
+        return [key[0] for key in keys if key not in told]
 
-    def missing() -> str:
-        return f"group {group.name}, members {[key[0] for key in keys if key not in arrived]}"
-
-    group.mesh.wait(all_here, what=missing)
+    if missing():
+        group.mesh.wait(
+            lambda: all(key in told for key in keys),
+            what=lambda: f"group {group.name}, members {missing()}",
+            needs=missing,
+        )
+    return [told.pop(key) for key in keys]

@@ -29,9 +29,11 @@ def flat(tensor: torch.Tensor) -> np.ndarray:
     """
     if not tensor.is_cpu or not tensor.is_contiguous():
         raise ValueError(f"needs a contiguous CPU tensor, not {tuple(tensor.stride())} on {tensor.device}")
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if _NUMPY.get(tensor.dtype) is None:
-        return tensor.detach().reshape(-1).view(torch.uint8).numpy()
-    return tensor.detach().numpy().reshape(-1).view(np.uint8)
+        tensor = tensor.reshape(-1).view(torch.uint8)
+    return tensor.numpy().reshape(-1).view(np.uint8)
 
 
 def add(parts: Sequence[np.ndarray], out: np.ndarray, dtype: torch.dtype) -> None:

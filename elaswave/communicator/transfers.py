@@ -1,40 +1,39 @@
-"""Messages on their way: what was posted to be received, what arrived before it was asked for, what is being sent."""
+"""Messages on their way: what was posted to be received, and what is being sent."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 import numpy as np
 
 from elaswave.communicator.arena import SLOT_BYTES
-from elaswave.communicator.frames import FRAME_BYTES_MAX, INLINE_BYTES_MAX, Frame, Kind, pack
+from elaswave.communicator.frames import FRAME_BYTES_MAX, INLINE_BYTES_MAX, Kind, pack
 from elaswave.communicator.link import Link
-from elaswave.errors import ProtocolError
 
 Key = tuple[str, int, int, int]
 """Peer, group, epoch, tag: messages with the same key arrive in the order in which they were sent."""
-STASH_BYTES_MAX = 1 << 30
 
 
 class Handle:
-    """A message that is being sent or received; complete when `done`."""
+    """A message that is being sent to or received from `peer`; complete when `done`."""
 
-    __slots__ = ("done",)
+    __slots__ = ("done", "peer")
 
-    def __init__(self) -> None:
-        self.done = False
+    def __init__(self, peer: str) -> None:
+        self.peer, self.done = peer, False
 
 
 class Receive(Handle):
     """A posted receive.
 
     Args:
+        peer: who sends it.
         buffer: flat uint8 array, written in place.
     """
 
     __slots__ = ("buffer", "got", "view")
 
-    def __init__(self, buffer: np.ndarray) -> None:
-        super().__init__()
+    def __init__(self, peer: str, buffer: np.ndarray) -> None:
+        super().__init__(peer)
         self.buffer, self.view, self.got = buffer, buffer.data, 0
 
 
@@ -44,7 +43,7 @@ class Send(Handle):
     __slots__ = ("buffer", "key", "sent")
 
     def __init__(self, key: Key, buffer: np.ndarray) -> None:
-        super().__init__()
+        super().__init__(key[0])
         self.key, self.buffer, self.sent = key, buffer, 0
 
     def push(self, link: Link, arena: np.ndarray) -> None:
@@ -82,63 +81,40 @@ class Send(Handle):
         self.done = link.idle
 
 
-@dataclass(slots=True)
-class Early:
-    """A frame that came before its receive was posted."""
+class Outbox:
+    """Sends that are not through yet, in order per peer."""
 
-    link: Link
-    frame: Frame
-    payload: bytes | memoryview | None
+    def __init__(self, links: Mapping[str, Link], arena: np.ndarray) -> None:
+        self._links, self._arena = links, arena
+        self._sending: deque[Send] = deque()
 
+    def __bool__(self) -> bool:
+        return bool(self._sending)
 
-@dataclass(slots=True)
-class Inbox:
-    """Posted receives and early frames, by key."""
+    def start(self, key: Key, buffer: np.ndarray) -> Send:
+        """Begin to send a flat uint8 array; it must not change until the handle is done."""
+        send = Send(key, buffer)
+        link = self._links.get(key[0])
+        if link is not None and not any(other.key[0] == key[0] for other in self._sending):
+            send.push(link, self._arena)
+        if not send.done:
+            self._sending.append(send)
+        return send
 
-    posted: dict[Key, deque[Receive]] = field(default_factory=dict)
-    early: dict[Key, deque[Early]] = field(default_factory=dict)
-    early_bytes: int = 0
+    def push(self) -> None:
+        """Go on with all of them."""
+        waiting: deque[Send] = deque()
+        blocked: set[str] = set()
+        for send in self._sending:
+            peer = send.key[0]
+            link = self._links.get(peer)
+            if link is not None and peer not in blocked:
+                send.push(link, self._arena)
+            if not send.done:
+                blocked.add(peer)
+                waiting.append(send)
+        self._sending = waiting
 
-    def expected(self, key: Key) -> Receive | None:
-        queue = self.posted.get(key)
-        return queue[0] if queue else None
-
-    def stash(self, key: Key, early: Early) -> None:
-        """Keep a frame for later.
-
-        Raises:
-            ProtocolError: more is kept than any job in step would need.
-        """
-        self.early_bytes += early.frame.size
-        if self.early_bytes > STASH_BYTES_MAX:
-            raise ProtocolError(f"more than {STASH_BYTES_MAX} bytes arrived that nobody has asked for")
-        self.early.setdefault(key, deque()).append(early)
-
-    def pop_early(self, key: Key) -> Early | None:
-        queue = self.early.get(key)
-        if not queue:
-            return None
-        early = queue.popleft()
-        self.early_bytes -= early.frame.size
-        if not queue:
-            del self.early[key]
-        return early
-
-    def rescue(self, link: Link) -> None:
-        """Copy what a link that goes away has left in its shared memory."""
-        if not link.parked or link.arena is None:
-            return
-        for queue in self.early.values():
-            for early in queue:
-                if early.link is link and early.frame.kind == Kind.SHARED:
-                    start = early.frame.place
-                    data = link.arena.bytes[start : start + early.frame.size].tobytes()
-                    early.frame, early.payload = early.frame._replace(kind=int(Kind.DATA)), memoryview(data)
-        link.parked = 0
-
-    def complete(self, key: Key) -> None:
-        """The first receive of `key` has its last byte."""
-        queue = self.posted[key]
-        queue.popleft().done = True
-        if not queue:
-            del self.posted[key]
+    def clear(self) -> None:
+        """Forget them; their links drop what is unsent on their own."""
+        self._sending.clear()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from support.ranks import SECRET, Rank, Ranks, start, worker_id
 
+from elaswave.communicator import doors
 from elaswave.communicator import link as link_module
-from elaswave.communicator import mesh as mesh_module
 from elaswave.communicator.frames import HEADER_BYTES, Kind, pack
 from elaswave.coordination.handshake import HELLO_BYTES, MAGIC, TAG_BYTES, Handshake
 
@@ -22,7 +22,7 @@ FAMILIES = ("unix", "tcp")
 
 def body(me: Rank) -> dict:
     """Sum in every view; between views only strangers talk. Says whose bytes were parsed."""
-    mesh_module.STRANGERS_MAX, mesh_module.STRANGER_TIMEOUT_S = STRANGERS_MAX, 0.5
+    doors.STRANGERS_MAX, doors.STRANGER_TIMEOUT_S = STRANGERS_MAX, 0.5
     parsed: list[link_module.Link] = []
     for name in ("_parse", "_accept_hello"):
         _spy(name, parsed)
@@ -35,7 +35,7 @@ def body(me: Rank) -> dict:
             group.all_reduce(x)
             assert int(x.sum()) == size * 3
         me.tell(turn=turn)
-        most = max(most, len(me.mesh._strangers))
+        most = max(most, len(me.mesh._doors.strangers))
     strangers = [link.peer for link in parsed if link not in me.mesh.links.values()]
     return {"strangers parsed": strangers, "broken": broken, "links": sorted(me.mesh.links), "most": most}
 
