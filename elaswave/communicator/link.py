@@ -117,8 +117,8 @@ class Link:
 
     @property
     def idle(self) -> bool:
-        """Nothing is waiting to be sent."""
-        return not self._queue
+        """Everything is with the kernel."""
+        return not self._queue and not self.mute
 
     def _enqueue(self, out: _Out) -> None:
         if not self.mute:

@@ -159,7 +159,9 @@ class Mesh:
         self.inbox.enter(epoch, members)
         if not members <= links.keys():
             self.wait(
-                lambda: self._linked(members, addresses), what=lambda: f"links to {sorted(members - links.keys())}"
+                lambda: self._linked(members, addresses),
+                what=lambda: f"links to {sorted(members - links.keys())}",
+                needs=lambda: members - links.keys(),
             )
 
     def _linked(self, members: set[str], addresses: Mapping[str, Mapping[str, object]]) -> bool:
