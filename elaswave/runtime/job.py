@@ -382,7 +382,10 @@ class Job:
         self.settled = True
         self.seen = [view for view in self.seen if view.epoch > self.entered_epoch]
         if any(restored.done):
-            self._open = top_up(self.config.micro_batches, restored.done)[self.plan.index_of(self.agent.worker_id)]
+            index = self.plan.index_of(self.agent.worker_id)
+            if not restored.done[index]:  # the sum here, if any, is of a step that has been taken back, or is over
+                self.trainee.begin()
+            self._open = top_up(self.config.micro_batches, restored.done)[index]
             return len(self._open)
         dropped = len(self.trainee.losses)
         self._open = None
