@@ -1,14 +1,21 @@
 """What an agent is told about the job: the seeds and timeouts on torchrun's command line and in the environment."""
 
+import contextlib
 import json
+import secrets
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from elaswave.config import Elasticity, from_mapping, load_command
 from elaswave.errors import ConfigError
 
 DEFAULT_PORT = 29400
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+DEFAULT_EPHEMERAL = 32768
+PORTS = 12_000
+PORT_TRIES = 100
 SETTINGS = "ELASWAVE_ELASTICITY"
 """A JSON object of `[elasticity]` settings; those of `--rdzv-conf` win over it."""
 SPARES = "ELASWAVE_SPARES"
@@ -62,10 +69,24 @@ def _seed_of(word: str) -> tuple[str, int]:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on right now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A loopback port that nobody uses right now, and that the kernel gives to nobody who does not ask for it."""
+    for _ in range(PORT_TRIES):
+        port = _first_ephemeral() - 1 - secrets.randbelow(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _first_ephemeral() -> int:
+    """From here on up the kernel hands out ports for connections and for listeners that name none."""
+    try:
+        first = int(EPHEMERAL.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return DEFAULT_EPHEMERAL
+    return max(first, PORTS + 1025)
 
 
 def settings_of(conf: Mapping[str, Any], environ: Mapping[str, str], command: Sequence[str] = ()) -> Elasticity:

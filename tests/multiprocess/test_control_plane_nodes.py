@@ -3,7 +3,9 @@
 import os
 import signal
 
-from support.control import Cluster, free_port
+from support.control import Cluster
+
+from elaswave.coordination.launch_settings import free_port
 
 
 def two_nodes(cluster, **options):

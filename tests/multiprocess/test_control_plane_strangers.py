@@ -4,10 +4,11 @@ import socket
 import threading
 
 import pytest
-from support.control import SECRET, Cluster, free_port, secret_key
+from support.control import SECRET, Cluster, secret_key
 
 from elaswave.clock import Deadline
 from elaswave.coordination import dialing
+from elaswave.coordination.launch_settings import free_port
 from elaswave.coordination.protocol import NodeHello, Report
 from elaswave.coordination.timeouts import Timeouts
 from elaswave.coordination.wire import Channel, pack

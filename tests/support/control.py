@@ -5,7 +5,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -187,9 +186,3 @@ def secret_key(text=SECRET):
 
 def worker_env(service):
     return {**service.worker_env(), "ELASWAVE_SECRET": SECRET}
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

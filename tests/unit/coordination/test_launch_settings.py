@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from elaswave.coordination.launch_settings import DEFAULT_PORT, SETTINGS, SPARES, seeds_of, settings_of
+from elaswave.coordination.launch_settings import DEFAULT_PORT, SETTINGS, SPARES, free_port, seeds_of, settings_of
 from elaswave.errors import ConfigError
 
 
@@ -73,3 +73,10 @@ def test_a_wrong_config_of_the_trainer_is_told_before_anything_starts(tmp_path: 
     config.write_text("[training]\nstepz = 2\n")
     with pytest.raises(ConfigError, match=r"training.stepz = 2: unknown key"):
         settings_of({}, {}, ["elaswave.train", "--config", str(config)])
+
+
+def test_free_ports_are_not_those_that_the_kernel_hands_out():
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found = {free_port() for _ in range(20)}
+    assert all(1024 < port < max(first, 13_025) for port in found)
+    assert len(found) > 10
