@@ -66,7 +66,7 @@ class LocalWorkers:
         limits: restart budget and back-off of each rank.
         spares: warm spares to keep.
         spare_delay_s: how long the membership must have been stable before a spare is started; its imports would
-            otherwise compete with a recovery.
+            otherwise compete with a recovery. The first ones start with the workers.
         notice: when to tell that the job stands still.
     """
 
@@ -276,7 +276,11 @@ class LocalWorkers:
         if len(self._spares) >= self._spares_wanted or self._spares_failed >= MAX_FAILED_SPARES:
             return
         view = self._service.view
-        if view is None or view.paused or view.finished or not self._budget_left:
+        if view is None:
+            if self._spares_started < self._spares_wanted:
+                self._start_spare()
+            return
+        if view.paused or view.finished or not self._budget_left:
             return
         if view.epoch != self._epoch:
             self._epoch, self._settled_s = view.epoch, self._now()

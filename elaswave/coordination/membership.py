@@ -214,7 +214,7 @@ def _form(state: State) -> tuple[View | None, str]:
     live = [n for n in state.nodes.values() if n.standing is Standing.LIVE]
     order = [(n, w) for n in sorted(live, key=lambda n: n.index) for w in sorted(n.workers, key=lambda w: w.local_rank)]
     members = tuple(_member(rank, node, worker) for rank, (node, worker) in enumerate(order))
-    reason = f"formed with {len(members)} workers on {len(live)} nodes"
+    reason = f"formed with {_count(len(members), 'worker')} on {_count(len(live), 'node')}"
     view = View(
         epoch=state.next_epoch,
         members=members,
@@ -335,3 +335,7 @@ def _because(member: Member, state: State) -> str:
             return f": nothing is heard of node {node.node_id}"
         case _:
             return ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -28,6 +28,7 @@ class Nemesis:
         self._recorder = recorder
         self._pids: dict[int, int] = {}
         self._step = 0
+        self._spare_ready = False
 
     def observe(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Take in new events of the run and act on what is due."""
@@ -36,10 +37,16 @@ class Nemesis:
                 self._pids[int(event["rank"])] = int(event["pid"])
             elif event.get("kind") == Kind.STEP_COMMITTED:
                 self._step = max(self._step, int(event["step"]))
-        for item in [item for item in self._faults if self._step >= item[1].step - 1]:
+            elif event.get("kind") == Kind.SPARE:
+                self._spare_ready = event.get("what") == "ready"
+        for item in [item for item in self._faults if self._due(item[1])]:
             if all(rank in self._pids for rank in item[1].ranks):
                 self._faults.remove(item)
                 self._strike(*item)
+
+    def _due(self, fault: Fault) -> bool:
+        waits = fault.spare_by is not None and not self._spare_ready and self._step < fault.spare_by - 1
+        return self._step >= fault.step - 1 and not waits
 
     def _strike(self, number: int, fault: Fault) -> None:
         for rank in fault.ranks:

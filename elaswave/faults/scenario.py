@@ -31,6 +31,8 @@ class Fault(BaseModel):
     ranks: tuple[int, ...] = Field(min_length=1)
     step: int = Field(ge=1)
     phase: str | None = None
+    spare_by: int | None = Field(default=None, ge=1)
+    """Wait for a spare that can take the victim's place, but not beyond this step; only without a `phase`."""
 
     def own_point(self, rank: int, step: int, point: str) -> bool:
         """Whether the victim itself acts when `rank` reaches `point` of `step`."""
@@ -67,4 +69,8 @@ def load(path: str | Path) -> Scenario:
     for fault in scenario.fault:
         if fault.phase is not None and fault.phase not in points:
             raise ConfigError(f"{path}: fault.phase", fault.phase, "use one of " + ", ".join(points))
+        if fault.what is What.ERROR and fault.phase is None:
+            raise ConfigError(f"{path}: fault.phase", None, "what = 'error' happens inside a worker: name a phase")
+        if fault.spare_by is not None and (fault.phase is not None or fault.spare_by < fault.step):
+            raise ConfigError(f"{path}: fault.spare_by", fault.spare_by, "give a step not before `step`, and no phase")
     return scenario

@@ -1,7 +1,9 @@
 """Scenarios are checked when read, and every fault strikes once."""
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,9 @@ class Memory:
         ("[[fault]]\nranks=[]\nstep=1", "ranks"),
         ("[[fault]]\nranks=[1]\nstep=1\nphase='lunch'", "use one of"),
         ("[[fault]]\nranks=[1]\nstep=1\nwhen=3", "when"),
+        ("[[fault]]\nranks=[1]\nstep=1\nwhat='error'", "name a phase"),
+        ("[[fault]]\nranks=[1]\nstep=5\nspare_by=4", "not before"),
+        ("[[fault]]\nranks=[1]\nstep=1\nspare_by=4\nphase='vote'", "no phase"),
         ("[[fault", "TOML"),
     ],
 )
@@ -58,16 +63,41 @@ def test_probe_strikes_at_its_point_only_once(tmp_path: Path) -> None:
     assert [event["kind"] for event in memory.events] == [Kind.FAULT]
 
 
-def test_nemesis_signals_the_process_that_holds_the_rank(tmp_path: Path) -> None:
-    memory = Memory()
+@pytest.fixture
+def victim() -> Iterator[int]:
     child = os.fork()
     if child == 0:
         signal.pause()
         os._exit(0)
+    yield child
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def committed(step: int) -> dict[str, object]:
+    return {"kind": Kind.STEP_COMMITTED, "step": step}
+
+
+def test_nemesis_signals_the_process_that_holds_the_rank(tmp_path: Path, victim: int) -> None:
+    memory = Memory()
     nemesis = Nemesis(Scenario(fault=(Fault(ranks=(1,), step=3),)), tmp_path, Recorder((memory,)))
-    joined = {"kind": Kind.JOINED, "rank": 1, "pid": child}
-    nemesis.observe([joined, {"kind": Kind.STEP_COMMITTED, "step": 1}])
+    nemesis.observe([{"kind": Kind.JOINED, "rank": 1, "pid": victim}, committed(1)])
     assert memory.events == []
-    nemesis.observe([{"kind": Kind.STEP_COMMITTED, "step": 2}])
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert memory.events[0]["target_pid"] == child
+    nemesis.observe([committed(2)])
+    assert os.WTERMSIG(os.waitpid(victim, 0)[1]) == signal.SIGKILL
+    assert memory.events[0]["target_pid"] == victim
+
+
+@pytest.mark.parametrize(("events", "strikes"), [([], 8), ([{"kind": Kind.SPARE, "what": "ready"}], 3)])
+def test_nemesis_waits_for_a_spare_but_not_forever(
+    tmp_path: Path, victim: int, events: list[dict[str, object]], strikes: int
+) -> None:
+    memory = Memory()
+    nemesis = Nemesis(Scenario(fault=(Fault(ranks=(1,), step=3, spare_by=8),)), tmp_path, Recorder((memory,)))
+    nemesis.observe([{"kind": Kind.JOINED, "rank": 1, "pid": victim}, committed(2)])
+    assert memory.events == []
+    nemesis.observe(events)
+    for step in range(3, 10):
+        nemesis.observe([committed(step)])
+    assert [event["step"] for event in memory.events] == [strikes]
