@@ -131,7 +131,7 @@ def reduce_scatter(
     done = 0
     for number, run in enumerate(runs[group.rank]):
         size = size_of(run)
-        add(exchange.take(number), out[done : done + size], dtype)
+        add(exchange.take(number), out[done : done + size], dtype, exchange.overwritten)
         done += size
     exchange.finish()
 
@@ -174,7 +174,7 @@ def all_reduce_large(group: "Group", parts: list[np.ndarray], out: np.ndarray, d
     for number, run in enumerate(runs[group.rank]):
         start, stop = run.tolist()[0]
         summed = out[start:stop]
-        add(exchange.take(number), summed, dtype)
+        add(exchange.take(number), summed, dtype, exchange.overwritten)
         sending.extend(mesh.outbox.start(_key(group, rank, tag), summed) for rank in _others(group))
     exchange.finish()
     wait(group, [*receiving, *sending])
@@ -196,6 +196,9 @@ class Exchange:
         parts: this member's slots, flat.
         runs: per member its pieces, as `spans.pieces` cuts them.
         out: where the sums go; may be one of `parts`.
+
+    Attributes:
+        overwritten: slots whose values are where the sums go, but for the first slot, which may be.
     """
 
     def __init__(
@@ -204,7 +207,8 @@ class Exchange:
         self._group, self._parts, self._runs, self._tag = group, parts, runs, group.next_tag()
         self._others, self._own = _others(group), runs[group.rank]
         self._table = slot_table(group.slots)
-        self._in_place = any(np.may_share_memory(part, out) for part in parts)
+        own = [index for index, (member, _) in enumerate(self._table) if member == group.mesh.worker_id]
+        self.overwritten = [i for i, part in zip(own, parts, strict=False) if i and np.may_share_memory(part, out)]
         self._counts = [group.slots.count(group.members[rank]) for rank in range(group.size)]
         self._room = max((size_of(run) for run in self._own), default=0)
         self._posted: deque[tuple[list[Handle], dict[str, list[np.ndarray]]]] = deque()
@@ -224,8 +228,7 @@ class Exchange:
         handles, buffers = self._posted.popleft()
         wait(self._group, handles)
         run = self._own[number]
-        own = [piece_of(part, run) for part in self._parts]
-        buffers[self._group.mesh.worker_id] = [piece.copy() for piece in own] if self._in_place else own
+        buffers[self._group.mesh.worker_id] = [piece_of(part, run) for part in self._parts]
         return [buffers[member][index] for member, index in self._table]
 
     def finish(self) -> None:

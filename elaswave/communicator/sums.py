@@ -1,6 +1,6 @@
 """Flat views of tensors, and sums in a given order for every dtype."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -36,18 +36,21 @@ def flat(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy().reshape(-1).view(np.uint8)
 
 
-def add(parts: Sequence[np.ndarray], out: np.ndarray, dtype: torch.dtype) -> None:
+def add(parts: Sequence[np.ndarray], out: np.ndarray, dtype: torch.dtype, overwritten: Collection[int] = ()) -> None:
     """out = ((parts[0] + parts[1]) + parts[2]) ..., all flat uint8 arrays of values of `dtype`.
 
     Args:
-        parts: at least one; may be read-only. Only the first may share memory with `out`.
-        out: of the same length.
+        parts: at least one; may be read-only.
+        out: of the same length; may be the first part.
         dtype: any dtype that torch can add.
+        overwritten: which of the other parts are `out` as well.
     """
     kind = _NUMPY.get(dtype)
     for start in range(0, len(out), BLOCK_BYTES):
         stop = start + BLOCK_BYTES
         pieces, target = [part[start:stop] for part in parts], out[start:stop]
+        for index in overwritten:
+            pieces[index] = pieces[index].copy()
         if len(pieces) == 1:
             target[:] = pieces[0]
         elif kind is None:
