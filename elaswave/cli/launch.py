@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from elaswave import config as settings
@@ -31,8 +32,25 @@ SIGINT or SIGTERM lets the workers finish their step and stops the job; a second
 Exit status: 0 finished, 1 failed, 2 wrong use, 128+N stopped by signal N."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a job ended: exit status, and the run folder with its events."""
+
+    status: int
+    folder: Path
+
+
 def run(argv: Sequence[str]) -> int:
-    """Run the command; returns the exit status of the job.
+    """Run the command; returns the exit status of the job. Raises like `launch`."""
+    return launch(argv).status
+
+
+def launch(argv: Sequence[str], *, brief: bool = False) -> Outcome:
+    """Run a job to its end.
+
+    Args:
+        argv: the words behind `elaswave launch`.
+        brief: leave out what a caller tells at the end.
 
     Raises:
         ConfigError: a setting or an argument is wrong; nothing has been started.
@@ -55,13 +73,13 @@ def run(argv: Sequence[str]) -> int:
         command=(WORKER_MODULE, "--config", os.path.abspath(arguments.config), *overrides),
         environment=_environment(config, folder, arguments.faults),
     )
-    _say(f"run folder {os.path.relpath(folder)}")
+    _say(f"run folder {os.path.relpath(folder)}; starting {arguments.workers} workers")
     if arguments.workers < config.elasticity.min_workers:
         _say(_too_few(config, job, arguments.workers))
-    return _run_to_the_end(config, job, folder, arguments.faults)
+    return Outcome(status=_run_to_the_end(config, job, folder, arguments.faults, brief), folder=folder)
 
 
-def _run_to_the_end(config: Config, job: JobSpec, folder: Path, faults: str | None) -> int:
+def _run_to_the_end(config: Config, job: JobSpec, folder: Path, faults: str | None, brief: bool) -> int:
     from elaswave.cli.onlooker import Onlooker
 
     onlooker = Onlooker(config, folder, faults)
@@ -70,13 +88,12 @@ def _run_to_the_end(config: Config, job: JobSpec, folder: Path, faults: str | No
         status = agents.wait(onlooker.tick, TICK_S)
     finally:
         agents.kill()
-        onlooker.finish()
+        onlooker.finish(table=not brief)
     where = os.path.relpath(folder)
-    _say(
-        f"finished; see: elaswave report {where}"
-        if status == 0
-        else f"ended with status {status}; the messages are above, the events in {where}"
-    )
+    if status:
+        _say(f"ended with status {status}; the messages are above, the events in {where}")
+    elif not brief:
+        _say(f"finished; see: elaswave report {where}")
     return status
 
 

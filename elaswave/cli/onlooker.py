@@ -36,11 +36,11 @@ class Onlooker:
         if self._nemesis is not None:
             self._nemesis.observe(events)
 
-    def finish(self) -> None:
-        """Show the summary; the run is over."""
+    def finish(self, *, table: bool = True) -> None:
+        """Show the summary, with the table of recoveries if wanted; the run is over."""
         self._recorder.close()
         if self._console is not None:
             try:
-                self._console.finish()
+                self._console.finish(table=table)
             except OSError:
                 return

@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -31,13 +34,18 @@ def run(arguments: Sequence[str] | argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(as_json(report), allow_nan=False))
         return 0
-    print(recovery_table(report.recoveries))
+    show(report, folder)
+    return 0
+
+
+def show(report: Report, folder: Path) -> None:
+    """Print the table of recoveries, what is worth knowing of the run, and where to look further."""
+    print(recovery_table(report.recoveries, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     print()
     for name, value in facts(report):
         print(f"{name:<14}{value}")
     print(f"{'report':<14}{folder / 'report.html'}")
     print(f"{'trace':<14}{folder / 'trace.json'} (open in ui.perfetto.dev)")
-    return 0
 
 
 def facts(report: Report) -> list[tuple[str, str]]:

@@ -143,6 +143,7 @@ class ElasticAgent(LocalElasticAgent):
         """Let the local workers finish the step and go; the others do not notice more than a smaller view."""
         timeout_s = self._handler.settings.leave_timeout_s
         log.warning("elaswave: SIGTERM: leaving after the current step (at most %.0f s)", timeout_s)
+        context.workers.end_newcomers()
         self._handler.node().leave(Deadline(timeout_s))
         deadline = Deadline(EXIT_AFTER_LEAVE_S)
         for handler in context.subprocess_handlers.values():

@@ -121,6 +121,14 @@ class LocalWorkers:
             _end(self._context.subprocess_handlers[local_rank])
         self._end_spares()
 
+    def end_newcomers(self) -> None:
+        """Kill the processes that are no members yet: they have nothing to finish, and may import for a while."""
+        view = self._service.view
+        for local_rank in self._context._running_local_ranks:
+            rank = self._ranks[local_rank]
+            if not rank.joined and (view is None or view.rank_of(rank.worker_id) is None):
+                _end(self._context.subprocess_handlers[local_rank])
+
     def start_all(self, service: "NodeService") -> None:
         """Have every rank that is not over start afresh, with another service."""
         self._service, self._epoch = service, -1

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from elaswave.events import Phase
 from elaswave.report.mttr import Recovery
 
+WORTH_TELLING_S = 0.0005
+"""Phases that were shorter are left out of the one line about a recovery."""
+
 HEADER = ("view", "lost", "why", "step", *(str(phase) for phase in Phase), "redo", "MTTR ms")
 
 
@@ -56,18 +59,25 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
-def recovery_table(recoveries: Sequence[Recovery]) -> str:
-    """The table of all recoveries, or one sentence when there were none."""
+def recovery_table(recoveries: Sequence[Recovery], width: int | None = None) -> str:
+    """The table of all recoveries, or one sentence when there were none.
+
+    Args:
+        width: columns there are; a table that is wider is turned, with one column per recovery.
+    """
     if not recoveries:
         return "no worker was lost"
-    return table(HEADER, recovery_rows(recoveries), left=(1, 2))
+    rows = recovery_rows(recoveries)
+    wide = table(HEADER, rows, left=(1, 2))
+    if width is None or max(map(len, wide.splitlines())) <= width:
+        return wide
+    first, *others = zip(HEADER, *rows, strict=True)
+    return table(first, others, left=(0,))
 
 
 def recovery_line(one: Recovery) -> str:
     """One recovery in one line."""
     ranks = ", ".join(str(rank) for rank in one.lost_ranks)
-    phases = "  ".join(f"{name} {milliseconds(seconds)}" for name, seconds in one.phases_s.items() if seconds)
-    return (
-        f"back in {duration(one.mttr_s)} after the loss of rank {ranks} ({one.cause}): "
-        f"{phases}  redo {milliseconds(one.redo_s)} ms"
-    )
+    parts = [*one.phases_s.items(), ("redo", one.redo_s or 0.0)]
+    told = "  ".join(f"{name} {1e3 * seconds:.0f}" for name, seconds in parts if seconds >= WORTH_TELLING_S)
+    return f"back in {duration(one.mttr_s)} after the loss of rank {ranks} ({one.cause}): {told} ms"

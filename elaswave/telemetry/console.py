@@ -46,6 +46,7 @@ class Console:
         self._follower = follower
         self._out = out
         self._live: Live | None = None
+        self._shown: object = None
         self.progress = Progress(total_steps=total_steps)
         self.last_recovery: Recovery | None = None
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_EVENTS)
@@ -59,7 +60,8 @@ class Console:
         events = self._follower.poll()
         for event in events:
             self._take(event)
-        if self._live is not None:
+        if self._live is not None and self._state() != self._shown:
+            self._shown = self._state()
             self._live.update(self._display(), refresh=True)
         return events
 
@@ -69,13 +71,19 @@ class Console:
             self._live.stop()
             self._live = None
 
-    def finish(self) -> None:
-        """Show what came last, and the table of recoveries."""
+    def finish(self, *, table: bool = True) -> None:
+        """Show what came last, and the table of recoveries unless it is shown elsewhere."""
         while self.tick():
             pass
         self.close()
-        self._out.write(f"{self.progress.summary()}\n\n{recovery_table(self._all_recoveries())}\n")
+        self._out.write(f"{self.progress.summary()}\n")
+        if table:
+            self._out.write(f"\n{recovery_table(self._all_recoveries(), self._width())}\n")
         self._out.flush()
+
+    def _width(self) -> int | None:
+        """Columns of the terminal, None for anything else."""
+        return Terminal(file=self._out).width if self._out.isatty() else None
 
     def _take(self, event: dict[str, Any]) -> None:
         kind = event.get("kind")
@@ -108,13 +116,20 @@ class Console:
 
     def _say(self, line: Line) -> None:
         if self._live is not None:
-            self._live.console.print(Text(str(line), style=_STYLES[line.tone]))
+            self._live.console.print(Text(str(line), style=_STYLES[line.tone]), soft_wrap=True)
             return
         self._out.write(f"{line}\n")
         self._out.flush()
 
+    def _state(self) -> object:
+        """All that the live display depends on."""
+        now = self.progress
+        return now.step, now.loss, now.ranks, now.epoch, now.paused, self.last_recovery
+
     def _display(self) -> Group:
         now = self.progress
+        if now.epoch == 0:
+            return Group(Text("starting: the workers import torch and find each other ...", style="dim"))
         bar = Table.grid(padding=(0, 2))
         total = max(now.total_steps, now.step, 1)
         bar.add_row(

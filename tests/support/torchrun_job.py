@@ -247,18 +247,7 @@ class TrainJob:
 
     def left_over(self) -> dict[int, str]:
         """Processes on this machine that belong to the job: pid -> command line."""
-        found: dict[int, str] = {}
-        for path in Path("/proc").iterdir():
-            if not path.name.isdigit():
-                continue
-            try:
-                words = (path / "environ").read_bytes() + (path / "cmdline").read_bytes()
-                command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if command and (self.run_id.encode() in words or str(self.folder).encode() in words):
-                found[int(path.name)] = command
-        return found
+        return processes_of(self.run_id) | processes_of(str(self.folder))
 
     def close(self) -> None:
         """End everything; fails when a process of the job outlives its agents."""
@@ -287,6 +276,22 @@ class TrainJob:
         shown = "\n".join(f"--- agent {n}\n{self.output(agent)[-4000:]}" for n, agent in enumerate(self.agents))
         steps = max((event["step"] for event in self.events if event["kind"] == "step_committed"), default=0)
         return "\n".join(str(event) for event in told[-40:]) + f"\nstep {steps}\n{shown}"
+
+
+def processes_of(word: str) -> dict[int, str]:
+    """Processes on this machine that have `word` in their command line or environment: pid -> command line."""
+    found: dict[int, str] = {}
+    for path in Path("/proc").iterdir():
+        if not path.name.isdigit():
+            continue
+        try:
+            command = (path / "cmdline").read_bytes()
+            known = (path / "environ").read_bytes() + command
+        except OSError:
+            continue
+        if command and word.encode() in known:
+            found[int(path.name)] = command.replace(b"\0", b" ").decode(errors="replace")
+    return found
 
 
 def listeners(port: int) -> list[str]:
