@@ -9,7 +9,7 @@ import torch
 
 from elaswave.communicator.rounds import collect, hear, ring, tell
 from elaswave.communicator.spans import byte_spans, equal_spans, gather, pieces, scatter, size_of
-from elaswave.communicator.sums import add
+from elaswave.communicator.sums import add, add_whole
 from elaswave.communicator.transfers import Handle
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ DEPTH = 2 * AHEAD + 1
 ROUND_BYTES = 4 << 20
 """One piece of every slot."""
 ALIGN_BYTES = 64
-DIRECT_MEMBERS_MAX = 3
-"""Up to here everyone tells everyone: one step instead of two, and not yet many more messages."""
+DIRECT_MEMBERS_MAX = 2
+"""Up to here everyone tells everyone. Beyond, two steps through the first member take fewer messages and less work."""
 
 
 def _key(group: "Group", rank: int, tag: int) -> tuple[str, int, int, int]:
@@ -75,20 +75,20 @@ def broadcast(group: "Group", data: np.ndarray, src: int) -> None:
 def all_reduce(group: "Group", parts: list[np.ndarray], out: np.ndarray, dtype: torch.dtype) -> None:
     """Everyone gets everyone's slots and sums in order of slots; in larger groups the first member does it for all."""
     tag, size = group.next_tag(), len(out)
-    packed = b"".join([part.data for part in parts])  # a copy: `out` may be one of the parts
+    packed = parts[0].tobytes() if len(parts) == 1 else b"".join([part.data for part in parts])
     direct = group.size <= DIRECT_MEMBERS_MAX
     if direct or group.rank:
         tell(group, tag, group.peers if direct else group.members[:1], packed)
     if not direct and group.rank:
-        out[:] = collect(group, tag, group.members[:1], [size])[0]
+        out.data[:] = collect(group, tag, group.members[:1], [size])[0]
         return
     slots = group.slots
     received = collect(group, tag, group.peers, [slots.count(peer) * size for peer in group.peers])
     if slots is group.members:
-        received.insert(group.rank, np.frombuffer(packed, np.uint8))
-        add(received, out, dtype)
+        received.insert(group.rank, packed)
+        add_whole(received, out, dtype)
     else:
-        by_member = dict(zip(group.peers, received, strict=True))
+        by_member = {peer: np.frombuffer(got, np.uint8) for peer, got in zip(group.peers, received, strict=True)}
         by_member[group.mesh.worker_id] = np.frombuffer(packed, np.uint8)
         add([by_member[member][i * size : (i + 1) * size] for member, i in slot_table(slots)], out, dtype)
     if not direct:
@@ -112,12 +112,12 @@ def all_gather_small(group: "Group", source: np.ndarray, out: np.ndarray, cuts: 
     if direct or group.rank:
         tell(group, tag, group.peers if direct else group.members[:1], source.tobytes())
     if not direct and group.rank:
-        out[:] = collect(group, tag, group.members[:1], [len(out)])[0]
+        out.data[:] = collect(group, tag, group.members[:1], [len(out)])[0]
         return
     received = collect(group, tag, group.peers, [size_of(cuts[rank]) for rank in group.peer_ranks])
     scatter(source, cuts[group.rank], out)
     for rank, part in zip(group.peer_ranks, received, strict=True):
-        scatter(part, cuts[rank], out)
+        scatter(np.frombuffer(part, np.uint8), cuts[rank], out)
     if not direct:
         tell(group, tag, group.peers, out.tobytes())
 

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from elaswave.communicator.frames import Kind, pack
 from elaswave.communicator.inbox import Told
 from elaswave.errors import ProtocolError
@@ -48,17 +46,17 @@ def tell(group: "Group", tag: int, peers: Sequence[str], payload: bytes) -> None
             link.send(frame)
 
 
-def collect(group: "Group", tag: int, peers: Sequence[str], sizes: Sequence[int]) -> list[np.ndarray]:
-    """Wait for what each of `peers` tells at `tag`, of as many bytes as `sizes` says; read-only.
+def collect(group: "Group", tag: int, peers: Sequence[str], sizes: Sequence[int]) -> list[bytes | memoryview]:
+    """Wait for what each of `peers` tells at `tag`, of as many bytes as `sizes` says.
 
     Raises:
         ProtocolError: a peer has told something of another size.
     """
-    payloads = []
+    payloads: list[bytes | memoryview] = []
     for peer, payload, size in zip(peers, _take(group, tag, peers), sizes, strict=True):
         if isinstance(payload, int) or len(payload) != size:
             raise ProtocolError(f"worker {peer} does not send the {size} bytes that group {group.name} expects")
-        payloads.append(np.frombuffer(payload, np.uint8))
+        payloads.append(payload)
     return payloads
 
 

@@ -27,13 +27,21 @@ def flat(tensor: torch.Tensor) -> np.ndarray:
     Raises:
         ValueError: the tensor is elsewhere, or strided.
     """
+    try:
+        array = tensor.numpy()
+    except (TypeError, RuntimeError):  # on another device, with a gradient, or of a dtype that numpy lacks
+        return _flat_as_bytes(tensor)
+    if not array.flags.c_contiguous:
+        raise ValueError(f"needs a contiguous tensor, not strides of {tuple(tensor.stride())}")
+    if array.ndim != 1:
+        array = array.reshape(-1)
+    return array.view(np.uint8)
+
+
+def _flat_as_bytes(tensor: torch.Tensor) -> np.ndarray:
     if not tensor.is_cpu or not tensor.is_contiguous():
         raise ValueError(f"needs a contiguous CPU tensor, not {tuple(tensor.stride())} on {tensor.device}")
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    if _NUMPY.get(tensor.dtype) is None:
-        tensor = tensor.reshape(-1).view(torch.uint8)
-    return tensor.numpy().reshape(-1).view(np.uint8)
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
 
 
 def add(parts: Sequence[np.ndarray], out: np.ndarray, dtype: torch.dtype, overwritten: Collection[int] = ()) -> None:
@@ -57,6 +65,15 @@ def add(parts: Sequence[np.ndarray], out: np.ndarray, dtype: torch.dtype, overwr
             _add_with_torch(pieces, target, dtype)
         else:
             _add_with_numpy([piece.view(kind) for piece in pieces], target.view(kind))
+
+
+def add_whole(payloads: Sequence[bytes | memoryview], out: np.ndarray, dtype: torch.dtype) -> None:
+    """The same for at least two small parts, which share no memory with `out`."""
+    kind = _NUMPY.get(dtype)
+    if kind is None:
+        add([np.frombuffer(payload, np.uint8) for payload in payloads], out, dtype)
+    else:
+        _add_with_numpy([np.frombuffer(payload, kind) for payload in payloads], out.view(kind))
 
 
 def _add_with_numpy(pieces: list[np.ndarray], target: np.ndarray) -> None:
