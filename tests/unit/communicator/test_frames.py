@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elaswave.communicator.frames import FRAME_BYTES_MAX, HEADER, HEADER_BYTES, KINDS, Kind, pack, parse
+from elaswave.communicator.frames import (
+    FRAME_BYTES_MAX,
+    HEADER,
+    HEADER_BYTES,
+    INLINE_BYTES_MAX,
+    KINDS,
+    Kind,
+    pack,
+    parse,
+)
 from elaswave.errors import ProtocolError
 
 ARENA_BYTES = 8 << 20
@@ -29,10 +38,12 @@ def test_unknown_kinds_are_refused(kind: int) -> None:
         parse(header(kind), 0, ARENA_BYTES)
 
 
-@pytest.mark.parametrize("size", [FRAME_BYTES_MAX + 1, 1 << 32, (1 << 64) - 1])
-def test_oversized_payload_is_refused(size: int) -> None:
-    with pytest.raises(ProtocolError, match=f"a frame of {size} bytes"):
-        parse(header(Kind.DATA, size=size), 0, ARENA_BYTES)
+@pytest.mark.parametrize(("kind", "bound"), [(Kind.DATA, FRAME_BYTES_MAX), (Kind.NOTE, INLINE_BYTES_MAX)])
+def test_oversized_payload_is_refused(kind: int, bound: int) -> None:
+    assert parse(header(kind, size=bound), 0, ARENA_BYTES).size == bound
+    for size in (bound + 1, 1 << 32, (1 << 64) - 1):
+        with pytest.raises(ProtocolError, match=f"a frame of {size} bytes; the bound is {bound}"):
+            parse(header(kind, size=size), 0, ARENA_BYTES)
 
 
 @pytest.mark.parametrize(
