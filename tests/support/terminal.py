@@ -57,12 +57,12 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._ours, keys)
 
-    def wait_text(self, text: str, timeout_s: float) -> None:
-        """Wait until the command has shown `text`."""
+    def wait_text(self, pattern: str, timeout_s: float) -> None:
+        """Wait until the command has shown what the regular expression describes."""
         deadline = Deadline(timeout_s)
-        while text not in self.text:
-            assert not deadline.passed(), f"{text!r} not shown within {timeout_s} s:\n{self.text}"
-            assert self._read(), f"{text!r} not shown before the end:\n{self.text}"
+        while re.search(pattern, self.text) is None:
+            assert not deadline.passed(), f"{pattern!r} not shown within {timeout_s} s:\n{self.text}"
+            assert self._read(), f"{pattern!r} not shown before the end:\n{self.text}"
 
     def wait_end(self, timeout_s: float) -> int:
         """Exit status of the command, read to its last line."""
