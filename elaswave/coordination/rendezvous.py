@@ -177,12 +177,16 @@ class ElasticRendezvous(RendezvousHandler):
         from elaswave.coordination import run_folder
         from elaswave.errors import LaunchError
 
+        new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LaunchError(
                 f"cannot make the run folder {folder}: {error.strerror}; set {run_folder.PARENT_VARIABLE}"
             ) from error
+        if new:
+            remedy = f"name another place in {run_folder.PARENT_VARIABLE}"
+            run_folder.check_space(folder, run_folder.SPACE_BYTES, remedy)
         if index == 0:
             run_folder.point_latest(folder)
         return folder

@@ -73,13 +73,13 @@ def stamp(wall_s: float) -> str:
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime(wall_s))
 
 
-def check_space(folder: Path, space_bytes: int) -> None:
+def check_space(folder: Path, space_bytes: int, remedy: str = "choose another place with --run.folder") -> None:
     """Raise LaunchError when the disk of `folder` has less free space than that."""
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < space_bytes:
         raise LaunchError(
             f"only {free_bytes / 2**20:.0f} MiB are free in {folder}, the run may need {space_bytes / 2**20:.0f} MiB; "
-            "make room, or choose another place with --run.folder"
+            f"make room, or {remedy}"
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from elaswave.coordination import run_folder
+from elaswave.coordination.rendezvous import ElasticRendezvous
 from elaswave.errors import LaunchError
 
 
@@ -51,3 +52,12 @@ def test_the_folder_of_a_launched_job_is_known_by_variable_or_name(tmp_path: Pat
     assert run_folder.known_before_start(name, environ) == tmp_path / name
     environ[run_folder.VARIABLE] = str(tmp_path / "other")
     assert run_folder.known_before_start(name, environ) == tmp_path / "other"
+
+
+def test_torchrun_is_told_of_a_full_disk_and_where_else_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run_folder, "SPACE_BYTES", 2**60)
+    with pytest.raises(LaunchError, match=r"MiB are free in .*make room, or name another place in ELASWAVE_RUNS"):
+        ElasticRendezvous._make_folder(tmp_path / "runs" / "new", 0)
+    old = tmp_path / "old"
+    old.mkdir()
+    assert ElasticRendezvous._make_folder(old, 0) == old, "a node that comes back to its job is not turned away"
