@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -15,6 +16,12 @@ from elaswave.clock import Deadline
 CTRL_C = b"\x03"
 SHOWS_CURSOR, HIDES_CURSOR = "\x1b[?25h", "\x1b[?25l"
 LOOK_S = 0.05
+
+
+def _take_terminal() -> None:
+    """Have Ctrl-C reach the command as a signal, also when we were started in the background, where it is ignored."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -40,7 +47,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it as a signal
+            preexec_fn=_take_terminal,
         )
         os.close(theirs)
         self._bytes = b""
