@@ -26,7 +26,7 @@ def test_a_number_of_ranks_without_a_grid_is_refused() -> None:
 @pytest.mark.parametrize("words", [("--workers", "1"), ("--checkpoint-steps", "0"), ("--config", "nowhere.toml")])
 def test_mttr_refuses_what_it_cannot_measure(words: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=words[0]):
-        mttr.run(parse(mttr, *words))
+        mttr.run(parse(mttr, *words, "--contenders", "elaswave"))  # whose parts are installed everywhere
 
 
 def test_snapshot_needs_two_neighbours() -> None:
