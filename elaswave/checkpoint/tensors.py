@@ -35,6 +35,8 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.storage import WriteResult
 
 from elaswave.checkpoint.folders import write_file
+from elaswave.checkpoint.manifest import KEY
+from elaswave.errors import ConfigError
 
 METADATA = ".metadata"
 MASTER = "master"
@@ -162,8 +164,15 @@ def read_into(folder: Path, shard: Sequence[Piece]) -> None:
     Its `.metadata` is unpickled, as torch does: load only what you trust.
 
     Raises:
-        OSError, ValueError: a file or a tensor is missing or damaged.
+        ConfigError: a file or a tensor is missing or damaged.
     """
+    try:
+        _read_into(folder, shard)
+    except Exception as error:  # torch's reader raises whatever a damaged file leads it to
+        raise ConfigError(KEY, str(folder), f"cannot be read ({error}); choose another checkpoint") from error
+
+
+def _read_into(folder: Path, shard: Sequence[Piece]) -> None:
     reader = FileSystemReader(folder)
     metadata = reader.read_metadata()
     reader.set_up_storage_reader(metadata, is_coordinator=True)

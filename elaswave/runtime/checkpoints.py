@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from elaswave.checkpoint import folders, manifest
-from elaswave.checkpoint.manifest import KEY, Manifest
+from elaswave.checkpoint.manifest import Manifest
 from elaswave.clock import Deadline
 from elaswave.config import Config
 from elaswave.errors import ConfigError
@@ -123,9 +123,6 @@ def load(job: "Job", held: Holding) -> Manifest:
     for text in changed if held.index == 0 else ():
         job.recorder.emit(Kind.ERROR, message=f"resumed with another setting, the bits will differ: {text}")
     target = held.optimizer.staging()
-    try:
-        read_into(folder, list(pieces(job.trainee.stage.named_spans(), held.layout.ranges(held.index), target.tensors)))
-    except Exception as error:  # torch's reader raises whatever a damaged file leads it to
-        raise ConfigError(KEY, str(folder), f"cannot be read ({error}); choose another checkpoint") from error
+    read_into(folder, list(pieces(job.trainee.stage.named_spans(), held.layout.ranges(held.index), target.tensors)))
     held.optimizer.adopt(found.step, found.scalars)
     return found
