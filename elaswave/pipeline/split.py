@@ -64,13 +64,16 @@ def split_linears(model: nn.Module) -> int:
 
 
 def backward(
-    output: torch.Tensor, gradient: torch.Tensor | None, wanted: Sequence[torch.Tensor], deferred: Deferred
+    outputs: Sequence[torch.Tensor],
+    gradients: Sequence[torch.Tensor | None] | None,
+    wanted: Sequence[torch.Tensor],
+    deferred: Deferred,
 ) -> list[torch.Tensor | None]:
     """The first half: gradients of `wanted` tensors, without the products that are put off.
 
     Args:
-        output: what was computed.
-        gradient: of the output; None when it is one number.
+        outputs: what was computed.
+        gradients: of the outputs; None when there is one, and it is one number.
         wanted: inputs and parameters.
         deferred: takes what is put off.
 
@@ -80,7 +83,7 @@ def backward(
     global _active
     before, _active = _active, deferred
     try:
-        return list(torch.autograd.grad(output, wanted, gradient, allow_unused=True))
+        return list(torch.autograd.grad(outputs, wanted, gradients, allow_unused=True))
     finally:
         _active = before
 

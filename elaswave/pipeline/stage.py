@@ -1,31 +1,27 @@
-"""The layers one worker computes, with parameters and gradients as flat buffers. In this layout: all layers."""
+"""The layers that one worker holds, and how it computes them: a micro-batch's way through some of them, and back.
+
+A micro-batch is always computed alone, so that its bits do not depend on who computes what. Backward comes in two
+halves: gradients of inputs, which the neighbour waits for, and gradients of weights, which can be put off.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.checkpoint import checkpoint
 
 from elaswave.errors import ConfigError, NumericsError
-from elaswave.memory import allocate
+from elaswave.pipeline.buckets import Buckets, Key
+from elaswave.pipeline.gradients import Accumulator, Gradients, Range
+from elaswave.pipeline.layers import Layers
+from elaswave.pipeline.split import Deferred, backward, split_linears
+from elaswave.pipeline.weights import Weights
 
-Batch = tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]
-"""Inputs (batch, sequence), targets (batch, sequence), sample ids."""
-
-
-class Accumulator(Protocol):
-    """Where gradients are summed; see `elaswave.numerics`."""
-
-    buffer: torch.Tensor
-
-    def zero(self) -> None: ...
-
-    def add(self, gradient: torch.Tensor, micro_batch: int) -> None: ...
-
-    def to_float(self, part: torch.Tensor) -> torch.Tensor: ...
+Tensors = tuple[torch.Tensor, ...]
 
 
 class Streams(Protocol):
@@ -34,163 +30,291 @@ class Streams(Protocol):
     def at(self, step: int, samples: Sequence[int]) -> None: ...
 
 
-class Trainable(Protocol):
-    """What a model must offer beside being called: its layers, and the sum of the losses of all tokens."""
+class Source(Protocol):
+    """Where micro-batches come from; see `elaswave.runtime.build`."""
 
-    def layers(self) -> list[nn.Module]: ...
+    def ids(self, step: int, micro_batch: int) -> tuple[int, ...]:
+        """Samples of a micro-batch."""
+        ...
 
-    def loss_sum(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
+    def batch(self, ids: Sequence[int]) -> tuple[Any, Any]:
+        """Inputs and targets of these samples."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Pass:
+    """A leg under way: computed forward, not yet all the way back.
+
+    Attributes:
+        inputs: what came in, detached; those that take a gradient require one.
+        outputs: what went out, or the loss.
+        missing: ranges of layers whose gradient is wanted.
+        found: gradients of parameters that are here already, by parameter.
+        deferred: products that were put off.
+    """
+
+    inputs: Tensors
+    outputs: Tensors
+    missing: tuple[Range, ...]
+    found: dict[torch.Tensor, torch.Tensor] = field(default_factory=dict)
+    deferred: Deferred = field(default_factory=Deferred)
 
 
 class Stage:
-    """Forward and backward of micro-batches.
-
-    All flat orders are: layers in order, within a layer parameters in the order of `named_parameters`.
+    """What a worker holds of the model in one layout.
 
     Attributes:
-        flat: two buffers of all parameters, float32; the model computes with one while the next version arrives in
-            the other.
-        active: index of the buffer that the model computes with.
+        layers: of the whole model.
+        held: numbers of the layers that are here, ascending.
+        weights: that it computes with.
+        gradients: that it has added up.
+        tokens_per_step: of the global batch; losses and gradients are divided by it.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        layers: Layers,
+        source: Source,
+        streams: Streams,
         *,
         make_accumulator: Callable[[int], Accumulator],
-        streams: Streams,
-        batch: Callable[[int, int], Batch],
+        connect: Callable[[nn.Module], None],
+        dtype: torch.dtype,
         tokens_per_step: int,
+        checkpointing: bool = False,
     ) -> None:
         """
         Args:
-            model: has `layers()` and `loss_sum(output, targets)`.
-            make_accumulator: number of elements -> where gradients are summed.
+            layers: of the whole model.
+            source: of micro-batches.
             streams: told which samples are being computed.
-            batch: (step, micro-batch id) -> inputs, targets and sample ids.
-            tokens_per_step: of the global batch; losses and gradients are divided by it.
+            make_accumulator: number of elements -> where gradients are summed.
+            connect: lets the dropouts of a layer draw from `streams`.
+            dtype: of weights and activations.
+            tokens_per_step: of the global batch.
+            checkpointing: compute activations a second time on the way back instead of keeping them.
+        """
+        self.layers, self._source, self._streams, self._connect = layers, source, streams, connect
+        self._dtype, self._checkpointing, self.tokens_per_step = dtype, checkpointing, tokens_per_step
+        empty = Buckets(layers.table, ())
+        self.held: tuple[int, ...] = ()
+        self.weights = Weights(empty, dtype)
+        self.gradients = Gradients(empty, make_accumulator)
+        self._modules: dict[int, nn.Module] = {}
+        self._parameters: dict[int, list[tuple[nn.Parameter, int]]] = {}
+        self._passes: dict[tuple[int, int], Pass] = {}
+        self._gradient = torch.empty(0, dtype=dtype)
+        self._run_of = lru_cache(maxsize=256)(self._runs)
+
+    # -- what is held ------------------------------------------------------------------------------------------
+
+    def hold(self, held: Sequence[int], keys: Sequence[Key], version: int) -> None:
+        """Hold these layers from now on; their weights may still be missing afterwards.
+
+        Args:
+            held: numbers of layers.
+            keys: units of each bucket that this worker holds.
+            version: of the weights that are kept where they are here already.
+        """
+        self._passes = {}
+        if self.held == tuple(held) and self.weights.buckets.keys == tuple(keys):
+            return
+        buckets = Buckets(self.layers.table, keys)
+        self.weights = Weights.carried_over(self.weights, buckets, version)
+        self.gradients.hold(buckets)
+        for number in [number for number in self._modules if number not in held]:
+            del self._modules[number], self._parameters[number]
+        for number in held:
+            if number not in self._modules:
+                self._add(number)
+        self.held = tuple(held)
+        self._gradient = torch.empty(sum(buckets.size(key) for key in keys), dtype=self._dtype)
+        self._run_of.cache_clear()
+        self._bind()
+
+    def _add(self, number: int) -> None:
+        module = self.layers.build(number).train().to(self._dtype)
+        split_linears(module)
+        self._connect(module)
+        named = dict(module.named_parameters())
+        self._parameters[number] = [(named[name], index) for name, index in self.layers.table.of_layer(number)]
+        self._modules[number] = module
+
+    def _bind(self) -> None:
+        for parameters in self._parameters.values():
+            for parameter, index in parameters:
+                parameter.data = self.weights.parameter(index, self.weights.active)
+
+    def select(self, version: int) -> None:
+        """Compute with the weights of a version that is here."""
+        self.weights.active = self.weights.slot_of(version)
+        self._bind()
+
+    def drop_passes(self) -> None:
+        """Forget what is under way."""
+        self._passes = {}
+
+    # -- forward -----------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        step: int,
+        micro_batch: int,
+        start: int,
+        stop: int,
+        received: Tensors,
+        takes_gradient: Sequence[bool],
+        missing: tuple[Range, ...],
+    ) -> Tensors:
+        """Compute layers [start, stop) of a micro-batch.
+
+        Args:
+            received: activations; ignored for the first layer, which gets the samples.
+            takes_gradient: which of them take one.
+            missing: ranges of layers of the whole model whose gradient of this micro-batch is wanted.
+
+        Returns:
+            Activations for the next leg; after the last layer the micro-batch's part of the mean loss per token.
 
         Raises:
-            ConfigError: the model cannot be trained in this way; the message says why and what to do.
+            ConfigError: a layer drew from torch's global generator, or gave what cannot travel.
         """
-        self._model, self._streams, self._batch, self.tokens_per_step = model.train(), streams, batch, tokens_per_step
-        self._trainable: Trainable = model  # type: ignore[assignment]
-        self._layers = [list(layer.parameters()) for layer in self._trainable.layers()]
-        self._parameters = [parameter for layer in self._layers for parameter in layer]
-        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
-        _check_owners(model, self._parameters)
-        _check_trainable(model)
-        _check_stateless(model)
-        self.num_elements = sum(parameter.numel() for parameter in self._parameters)
-        self.accumulator = make_accumulator(self.num_elements)
-        self._gradient = torch.empty(self.num_elements)
-        self.flat = [allocate(self.num_elements, torch.float32) for _ in range(2)]
-        self.active = 0
-        torch.cat([parameter.detach().reshape(-1).float() for parameter in self._parameters], out=self.flat[0])
-        self._views = [self._views_of(buffer) for buffer in self.flat]
-        self.flip(0)
-        self._loss: torch.Tensor | None = None
-
-    def _views_of(self, buffer: torch.Tensor) -> list[torch.Tensor]:
-        parts = buffer.split([parameter.numel() for parameter in self._parameters])
-        return [part.view_as(parameter) for part, parameter in zip(parts, self._parameters, strict=True)]
-
-    def flip(self, slot: int) -> None:
-        """Compute with the parameters in buffer `slot`."""
-        self.active = slot
-        for parameter, view in zip(self._parameters, self._views[slot], strict=True):
-            parameter.data = view
-
-    def layer_sizes(self) -> tuple[int, ...]:
-        """Elements of each layer."""
-        return tuple(sum(parameter.numel() for parameter in layer) for layer in self._layers)
-
-    def named_spans(self) -> tuple[tuple[str, int, int], ...]:
-        """For each parameter its name and (start, stop) in flat order."""
-        names = [self._names[id(parameter)] for parameter in self._parameters]
-        return tuple((name, start, stop) for name, (start, stop, _) in zip(names, self.decay_spans(), strict=True))
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of each parameter by its name."""
-        return {self._names[id(parameter)]: tuple(parameter.shape) for parameter in self._parameters}
-
-    def decay_spans(self) -> tuple[tuple[int, int, bool], ...]:
-        """For each parameter its (start, stop) in flat order, and whether it is decayed: matrices are."""
-        spans, start = [], 0
-        for parameter in self._parameters:
-            spans.append((start, start + parameter.numel(), parameter.dim() >= 2))
-            start += parameter.numel()
-        return tuple(spans)
-
-    def begin(self) -> None:
-        """Forget all gradients."""
-        self.accumulator.zero()
-        self._loss = None
-
-    def forward(self, step: int, micro_batch: int) -> float:
-        """Compute a micro-batch; returns its part of the mean loss per token.
-
-        Raises:
-            ConfigError: the model drew from torch's global generator.
-        """
-        inputs, targets, samples = self._batch(step, micro_batch)
-        self._streams.at(step, samples)
+        ids = self._source.ids(step, micro_batch)
+        self._streams.at(step, ids)
+        wanted = any(low < stop for low, _ in missing)
+        last = stop == self.layers.num_layers
+        inputs, targets = self._source.batch(ids) if start == 0 or last else ((), None)
+        incoming = self._cast(inputs) if start == 0 else tuple(
+            tensor.requires_grad_(flag and wanted) for tensor, flag in zip(received, takes_gradient, strict=True)
+        )
         before = torch.get_rng_state()
-        self._loss = self._trainable.loss_sum(self._model(inputs), targets) / self.tokens_per_step
+        with torch.set_grad_enabled(wanted):
+            outputs = self._compute(start, stop, incoming)
+            if last:
+                outputs = (self.layers.loss_sum(_one(outputs), targets) / self.tokens_per_step,)
         if not torch.equal(before, torch.get_rng_state()):
-            raise _refuse(self._model, "it draws by call count; use elaswave.models.dropout.KeyedDropout")
-        return float(self._loss.item())
+            raise ConfigError("model", f"layers {start}-{stop - 1}", "draw by call count; use elaswave.models.dropout.KeyedDropout")
+        if wanted:
+            self._passes[micro_batch, start] = Pass(inputs=incoming, outputs=outputs, missing=missing)
+        return outputs
 
-    def backward(self, micro_batch: int) -> None:
-        """Add the gradient of the micro-batch that was computed last.
+    def _cast(self, inputs: Any) -> Tensors:
+        return tuple(x.to(self._dtype) if x.is_floating_point() else x for x in _many(inputs))
+
+    def _compute(self, start: int, stop: int, incoming: Tensors) -> Tensors:
+        x = _one(incoming)
+        for number in range(start, stop):
+            module = self._modules[number]
+            if self._checkpointing and torch.is_grad_enabled():
+                x = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = module(x)
+        return _many(x)
+
+    # -- backward ----------------------------------------------------------------------------------------------
+
+    def backward_input(
+        self, step: int, micro_batch: int, start: int, stop: int, gradients: Sequence[torch.Tensor | None]
+    ) -> Tensors:
+        """The first half: what the leg before waits for.
+
+        Args:
+            gradients: of those outputs that take one, in order; ignored after the last layer.
+
+        Returns:
+            Gradients of those inputs that take one, in order.
+        """
+        one = self._passes[micro_batch, start]
+        if self._checkpointing:
+            self._streams.at(step, self._source.ids(step, micro_batch))
+        last = stop == self.layers.num_layers
+        outputs = [x for x in one.outputs if x.requires_grad]
+        inputs = [x for x in one.inputs if x.requires_grad]
+        parameters = [p for number in _within(one.missing, start, stop) for p, _ in self._parameters[number]]
+        if not outputs or not (inputs or parameters):
+            return tuple(torch.zeros_like(x) for x in inputs)
+        found = backward(outputs, None if last else gradients, [*inputs, *parameters], one.deferred)
+        for parameter, gradient in zip(parameters, found[len(inputs) :], strict=True):
+            if gradient is not None:
+                one.found[parameter] = gradient
+        one.inputs = one.outputs = ()
+        return tuple(
+            torch.zeros_like(x) if gradient is None else gradient
+            for x, gradient in zip(inputs, found, strict=False)
+        )
+
+    def backward_weight(self, micro_batch: int, start: int, stop: int) -> None:
+        """The second half: add the gradients of the weights to the sums.
 
         Raises:
-            NumericsError: it is too large for exact sums; names the parameter, the micro-batch and the value.
+            NumericsError: one is too large for exact sums; names the parameter, the micro-batch and the value.
         """
-        assert self._loss is not None, "forward() comes first"
-        gradients = torch.autograd.grad(self._loss, self._parameters, materialize_grads=True)
-        self._loss = None
-        torch.cat([gradient.reshape(-1) for gradient in gradients], out=self._gradient)
+        one = self._passes.pop((micro_batch, start))
+        found = one.found
+        for parameter, gradient in one.deferred.compute().items():
+            found[parameter] = found[parameter] + gradient if parameter in found else gradient
+        for key, at, parameters in self._run_of(start, stop, one.missing):
+            self._accumulate(key, at, parameters, found, micro_batch)
+        self.gradients.record(micro_batch, _within(one.missing, start, stop))
+
+    def finish(self, micro_batch: int, start: int) -> None:
+        """End a pass of which no gradient of weights is wanted."""
+        self._passes.pop((micro_batch, start), None)
+
+    def _accumulate(
+        self,
+        key: Key,
+        at: int,
+        parameters: Sequence[nn.Parameter],
+        found: dict[torch.Tensor, torch.Tensor],
+        micro_batch: int,
+    ) -> None:
+        pieces = [found[p].reshape(-1) if p in found else p.new_zeros(p.numel()) for p in parameters]
+        flat = self._gradient[: sum(piece.numel() for piece in pieces)]
+        torch.cat(pieces, out=flat)
         try:
-            self.accumulator.add(self._gradient, micro_batch)
+            self.gradients.sums[key].add(flat, micro_batch, at)
         except NumericsError as error:
-            raise NumericsError(f"{self._largest(gradients)}: {error}") from error
+            raise NumericsError(f"{self._largest(parameters, pieces)}: {error}") from error
 
-    def _largest(self, gradients: Sequence[torch.Tensor]) -> str:
+    def _runs(
+        self, start: int, stop: int, missing: tuple[Range, ...]
+    ) -> tuple[tuple[Key, int, tuple[nn.Parameter, ...]], ...]:
+        """Parameters of the missing layers of a leg, in stretches that lie side by side in one buffer."""
+        runs: list[tuple[Key, int, list[nn.Parameter]]] = []
+        end: tuple[Key, int] | None = None
+        for number in _within(missing, start, stop):
+            for parameter, index in self._parameters[number]:
+                place = self.weights.buckets.of_parameter(index)
+                if end != (place.bucket, place.start):
+                    runs.append((place.bucket, place.start, []))
+                runs[-1][2].append(parameter)
+                end = (place.bucket, place.stop)
+        return tuple((key, at, tuple(parameters)) for key, at, parameters in runs)
+
+    def _largest(self, parameters: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor]) -> str:
         """Name of the first parameter whose gradient is not a number, or else of the one with the largest."""
-        peaks = torch.stack([functional.pad(gradient.abs().flatten(), (0, 1)).amax() for gradient in gradients])
-        return self._names[id(self._parameters[int(peaks.nan_to_num(nan=torch.inf).argmax())])]
+        peaks = torch.stack([functional.pad(gradient.abs().float(), (0, 1)).amax() for gradient in gradients])
+        worst = parameters[int(peaks.nan_to_num(nan=torch.inf).argmax())]
+        index = next(i for named in self._parameters.values() for p, i in named if p is worst)
+        return self.layers.table.parameters[index].name
 
 
-def _check_trainable(model: nn.Module) -> None:
-    """Flat buffers are float32, and every element of them gets a gradient."""
-    for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32:
-            raise _refuse(model, f"{name} is {parameter.dtype}; use torch.float32, and autocast to compute in less")
-        if not parameter.requires_grad:
-            raise _refuse(model, f"{name} is frozen; keep what is not trained in a buffer (register_buffer)")
+def _many(x: Any) -> Tensors:
+    """Activations as a tuple of tensors."""
+    parts = tuple(x) if isinstance(x, tuple | list) else (x,)
+    if not all(isinstance(part, torch.Tensor) for part in parts):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise ConfigError("model", kinds, "a layer must give a tensor or a tuple of tensors to the next")
+    return parts
 
 
-def _check_stateless(model: nn.Module) -> None:
-    """What a micro-batch computes depends on parameters and keyed draws only, not on what was computed before."""
-    for name, module in model.named_modules():
-        if isinstance(module, _DropoutNd) and module.p > 0:
-            raise _refuse(model, f"{name} draws by call count; use elaswave.models.dropout.KeyedDropout")
-        if isinstance(module, _BatchNorm):
-            raise _refuse(
-                model, f"{name} mixes samples and keeps statistics; use a norm within the sample, as LayerNorm"
-            )
+def _one(parts: Tensors) -> Any:
+    """What a layer is called with: the tensor itself when there is only one, as nn.Sequential does."""
+    return parts[0] if len(parts) == 1 else parts
 
 
-def _check_owners(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
-    """Every parameter of the model belongs to exactly one layer."""
-    owned = [id(parameter) for parameter in parameters]
-    if len(set(owned)) != len(owned):
-        raise _refuse(model, "a parameter belongs to two layers; give each use a parameter of its own")
-    missing = [name for name, parameter in model.named_parameters() if id(parameter) not in set(owned)]
-    if missing:
-        raise _refuse(model, f"parameters {missing} belong to no layer of layers()")
-
-
-def _refuse(model: nn.Module, why: str) -> ConfigError:
-    return ConfigError("model", type(model).__name__, why)
+def _within(missing: Sequence[Range], start: int, stop: int) -> list[int]:
+    """Numbers of the layers in [start, stop) that are in one of the ranges."""
+    return [n for low, high in missing for n in range(max(low, start), min(high, stop))]

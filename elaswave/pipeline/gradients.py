@@ -1,0 +1,94 @@
+"""What a worker has added up for the open step: sums of gradients, and of which micro-batches and layers they are.
+
+After a fault the sums stay valid. Those of layers that are computed elsewhere from now on are set aside, and added
+to the others when the step is reduced.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import torch
+
+from elaswave.pipeline.buckets import Buckets, Key
+
+Range = tuple[int, int]
+
+
+class Accumulator(Protocol):
+    """Where gradients are summed; see `elaswave.numerics`."""
+
+    buffer: torch.Tensor
+
+    def zero(self) -> None: ...
+
+    def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None: ...
+
+    def to_float(self, part: torch.Tensor) -> torch.Tensor: ...
+
+
+class Gradients:
+    """Sums per bucket.
+
+    Attributes:
+        buckets: what this worker holds.
+        sums: by bucket.
+        losses: of the micro-batches whose last layer is in the sums, by id.
+        layers: by micro-batch the layers whose gradients are in the sums.
+        aside: by unit the sums of units that this worker does not hold any more.
+    """
+
+    def __init__(self, buckets: Buckets, make: Callable[[int], Accumulator]) -> None:
+        self._make = make
+        self.losses: dict[int, float] = {}
+        self.layers: dict[int, set[int]] = {}
+        self.aside: dict[int, torch.Tensor] = {}
+        self.buckets = buckets
+        self.sums: dict[Key, Accumulator] = {key: make(buckets.size(key)) for key in buckets.keys}
+
+    def hold(self, buckets: Buckets) -> None:
+        """Go on in a new layout: sums of other buckets are set aside."""
+        for key, accumulator in self.sums.items():
+            if key not in buckets.keys:  # noqa: SIM118
+                self._set_aside(key, accumulator)
+        old, self.buckets = self.sums, buckets
+        self.sums = {key: old.get(key) or self._make(buckets.size(key)) for key in buckets.keys}
+
+    def _set_aside(self, key: Key, accumulator: Accumulator) -> None:
+        for unit in key:
+            if self._touched(unit):
+                place = self.buckets.of_unit(unit)
+                part = accumulator.buffer[place.start : place.stop]
+                self.aside[unit] = self.aside[unit] + part if unit in self.aside else part
+
+    def _touched(self, unit: int) -> bool:
+        users = set(self.buckets.table.users[unit])
+        return any(users & layers for layers in self.layers.values())
+
+    def begin(self) -> None:
+        """Forget everything: a new step, or one of which nothing is kept."""
+        for accumulator in self.sums.values():
+            accumulator.zero()
+        self.losses, self.layers, self.aside = {}, {}, {}
+
+    def forget_records(self) -> None:
+        """The step has been committed: what was added is of no use any more; `begin` clears the sums."""
+        self.losses, self.layers, self.aside = {}, {}, {}
+
+    def record(self, micro_batch: int, layers: Iterable[int]) -> None:
+        """The gradients of these layers are in the sums."""
+        self.layers.setdefault(micro_batch, set()).update(layers)
+
+    def spans(self) -> Mapping[int, tuple[Range, ...]]:
+        """By micro-batch the ranges of layers in the sums, ascending."""
+        return {micro_batch: spans_of(layers) for micro_batch, layers in self.layers.items()}
+
+
+def spans_of(numbers: Iterable[int]) -> tuple[Range, ...]:
+    """Ascending (start, stop) ranges of a set of numbers."""
+    found: list[Range] = []
+    for number in sorted(numbers):
+        if found and found[-1][1] == number:
+            found[-1] = (found[-1][0], number + 1)
+        else:
+            found.append((number, number + 1))
+    return tuple(found)
