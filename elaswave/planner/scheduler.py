@@ -2,7 +2,7 @@
 
 from elaswave.config import Config
 from elaswave.planner.dataflow import share
-from elaswave.planner.plan import Plan
+from elaswave.planner.plan import Bucket, Leg, Plan, Task
 from elaswave.topology import View, absent_from
 
 
@@ -14,12 +14,20 @@ def make_plan(config: Config, previous: View | None, view: View) -> Plan:
         previous: the view that `view` replaces on this worker, None for one that has just joined.
         view: the agreed membership.
     """
-    shares = share(config.micro_batches, [1.0] * len(view.members))
+    members = tuple(range(len(view.members)))
+    shares = share(config.micro_batches, [1.0] * len(members))
     return Plan(
         epoch=view.epoch,
         worker_ids=view.worker_ids(),
-        micro_batches=shares,
         domains=tuple(member.node_id for member in view.members),
+        stages=(members,),
+        layers=((0,),) * len(members),
+        buckets=(Bucket(units=(0,), members=members),),
+        tasks=tuple(
+            Task(micro_batch=i, legs=(Leg(member=member, start=0, stop=1),), missing=((0, 1),))
+            for member, ids in enumerate(shares)
+            for i in ids
+        ),
         reason=_reason(config, previous, view),
     )
 
