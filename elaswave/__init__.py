@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from elaswave.config import Config
     from elaswave.config import load as load_config
     from elaswave.errors import ElasWaveError, PeerLost
+    from elaswave.models.spec import LayerSpec
     from elaswave.runtime.attempt import Attempt
     from elaswave.runtime.job import Job
     from elaswave.session import join
@@ -21,12 +22,13 @@ _HOMES = {
     "Config": ("elaswave.config", "Config"),
     "ElasWaveError": ("elaswave.errors", "ElasWaveError"),
     "Job": ("elaswave.runtime.job", "Job"),
+    "LayerSpec": ("elaswave.models.spec", "LayerSpec"),
     "PeerLost": ("elaswave.errors", "PeerLost"),
     "join": ("elaswave.session", "join"),
     "load_config": ("elaswave.config", "load"),
 }
 
-__all__ = ["Attempt", "Config", "ElasWaveError", "Job", "PeerLost", "__version__", "join", "load_config"]
+__all__ = ["Attempt", "Config", "ElasWaveError", "Job", "LayerSpec", "PeerLost", "__version__", "join", "load_config"]
 
 
 def __getattr__(name: str) -> Any:

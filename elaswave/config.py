@@ -24,6 +24,26 @@ class Numerics(StrEnum):
     FAST = "fast"
 
 
+class Precision(StrEnum):
+    """What forward and backward compute in. Weights, sums and optimizer state are float32 or better in both."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class Schedule(StrEnum):
+    """In which order a pipeline's workers do forward and backward.
+
+    `gpipe`: all forwards first (https://arxiv.org/abs/1811.06965). `1f1b`: in turns, so that few activations are held
+    (https://arxiv.org/abs/2104.04473). `1f1b-split`: as 1f1b, but gradients of weights wait for idle time
+    (https://arxiv.org/abs/2401.10241).
+    """
+
+    GPIPE = "gpipe"
+    ONE_F_ONE_B = "1f1b"
+    SPLIT = "1f1b-split"
+
+
 class ZeroLayout(StrEnum):
     """How optimizer state is cut: every layer D ways, or one flat buffer D ways."""
 
@@ -95,6 +115,10 @@ class Training(Section):
     """`exact` or `fast`; part of the run's identity."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 turns clipping off."""
+    precision: Precision = Precision.FP32
+    """`fp32` or `bf16`; part of the run's identity."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of layers, and compute the rest of their activations again in the backward."""
     threads: PositiveInt = 1
     """Torch threads per worker; fixed, since their number changes bits."""
 
@@ -121,8 +145,16 @@ class Optimizer(Section):
 
 
 class Parallelism(Section):
-    """How state is cut over workers."""
+    """How layers, micro-batches and state are cut over workers."""
 
+    stages: PositiveInt = 1
+    """Pipeline stages P; the worker of rank r computes stage r % P. Workers of one stage share its micro-batches."""
+    virtual_stages: PositiveInt = 1
+    """Pieces V that a stage's layers lie in: of P * V chunks in order, chunk c is computed by stage c % P."""
+    schedule: Schedule = Schedule.ONE_F_ONE_B
+    """`gpipe`, `1f1b` or `1f1b-split`."""
+    fluid: bool = False
+    """Cut layers differently per micro-batch, so that unequal stages end together; boundary layers are held twice."""
     zero_layout: ZeroLayout = ZeroLayout.INTERLEAVED
     """`interleaved` or `contiguous`."""
 
@@ -216,6 +248,7 @@ def _problems(config: Config) -> list[ConfigError]:
     """Combinations that cannot work, each with its remedy."""
     found: list[ConfigError] = []
     train, model, elastic, optim = config.training, config.model, config.elasticity, config.optimizer
+    parallel = config.parallelism
     if train.train_batch_size % train.micro_batch_size:
         found.append(
             ConfigError(
@@ -256,12 +289,27 @@ def _problems(config: Config) -> list[ConfigError]:
                 f"must be below elasticity.collective_timeout_s = {elastic.collective_timeout_s}",
             )
         )
-    if config.micro_batches < elastic.min_workers:
+    if config.micro_batches * parallel.stages < elastic.min_workers:
         found.append(
             ConfigError(
                 "elasticity.min_workers",
                 elastic.min_workers,
-                f"a step has only {config.micro_batches} micro-batches; raise training.train_batch_size",
+                f"a step has only {config.micro_batches} micro-batches for each of {parallel.stages} stages; "
+                "raise training.train_batch_size",
+            )
+        )
+    if parallel.virtual_stages > 1 and parallel.stages == 1:
+        found.append(
+            ConfigError(
+                "parallelism.virtual_stages",
+                parallel.virtual_stages,
+                "needs parallelism.stages > 1; one stage computes all layers at once",
+            )
+        )
+    if parallel.fluid and parallel.stages == 1:
+        found.append(
+            ConfigError(
+                "parallelism.fluid", True, "needs parallelism.stages > 1; with one stage there is nothing to cut"
             )
         )
     return found

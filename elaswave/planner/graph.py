@@ -34,6 +34,8 @@ def cut(
         ConfigError: no cut fits; names the layer or the stages in the way.
     """
     _check(costs, capacities)
+    if limits is not None and memory is None:
+        raise ConfigError("limits", tuple(limits), "need memory: the bytes of each layer")
     num_layers, bounds = len(costs), np.arange(len(costs) + 1)
     total, held = _prefix(costs), _prefix(memory if memory is not None else [0.0] * num_layers)
     room = np.asarray(limits if limits is not None else [np.inf] * len(capacities), dtype=np.float64)
@@ -41,20 +43,20 @@ def cut(
         raise ConfigError("memory, limits", (memory, limits), "give one for each layer, and one for each stage")
     allowed = np.isin(bounds, [0, num_layers, *boundaries]) if boundaries else np.ones(num_layers + 1, dtype=bool)
     may_be_empty = num_layers < sum(capacity > 0 for capacity in capacities)
-    least = 0 if may_be_empty else 1
-    width, cost = bounds - bounds[:, None], total - total[:, None]
-    size = held - held[:, None]
+    width = bounds[:, None] - bounds  # [stop, start], so that the search for a start runs along rows
+    cost, size = total[:, None] - total, held[:, None] - held
+    legal = (width >= (0 if may_be_empty else 1)) & allowed[:, None]
+    loads = {limit: np.where(legal & (size <= limit), cost, np.inf) for limit in set(room.tolist())}
     best = np.where(bounds == 0, 0.0, np.inf)
+    reach = np.empty_like(cost)
     choices: list[np.ndarray] = []
-    for capacity, limit in zip(capacities, room, strict=True):
+    for capacity, limit in zip(capacities, room.tolist(), strict=True):
         if capacity > 0:
-            legal = (width >= least) & (size <= limit) & allowed
-            load = np.where(legal, cost / capacity, np.inf)
+            np.maximum(np.divide(loads[limit], capacity, out=reach), best, out=reach)
+            choices.append(reach.argmin(axis=1))
+            best = reach[bounds, choices[-1]]
         else:
-            load = np.where(width == 0, 0.0, np.inf)
-        reach = np.maximum(best[:, None], load)
-        choices.append(reach.argmin(axis=0))
-        best = reach.min(axis=0)
+            choices.append(bounds)
     if not np.isfinite(best[-1]):
         raise _misfit(capacities, memory, room)
     cuts = [num_layers]

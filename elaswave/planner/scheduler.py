@@ -1,38 +1,146 @@
 """From an agreed view to a plan: a pure function, so that the job, the tests and a simulator run the same one."""
 
-from elaswave.config import Config
-from elaswave.planner.dataflow import share
-from elaswave.planner.plan import Plan
+from collections.abc import Sequence
+from itertools import pairwise
+
+from elaswave.config import Config, Parallelism
+from elaswave.errors import ConfigError
+from elaswave.planner.dataflow import route
+from elaswave.planner.graph import cut, fluid
+from elaswave.planner.plan import Bucket, Plan, Task, micro_batches
+from elaswave.planner.profile import WHOLE, Profile
 from elaswave.topology import View, absent_from
 
+Cuts = Sequence[Sequence[int]]
+"""Per micro-batch the bounds of its chunks of layers."""
+Groups = tuple[tuple[int, ...], ...]
+"""Per stage its members, or the layers they hold; ascending."""
 
-def make_plan(config: Config, previous: View | None, view: View) -> Plan:
+
+def make_plan(config: Config, previous: View | None, view: View, profile: Profile = WHOLE) -> Plan:
     """Re-plan the job for the members of `view`.
 
+    A member belongs to the stage of its rank, so that consecutive ranks form whole pipelines and ranks beyond a full
+    grid are of use. Only the reason depends on what was before: whoever joins makes the same plan.
+
     Args:
-        config: the run's settings; decides the number of micro-batches.
+        config: the run's settings; decides the number of micro-batches and of stages.
         previous: the view that `view` replaces on this worker, None for one that has just joined.
         view: the agreed membership.
+        profile: of the model, equal on every worker.
+
+    Raises:
+        ConfigError: the model has fewer layers than the pipeline has chunks.
     """
-    shares = share(config.micro_batches, [1.0] * len(view.members))
+    parallel = config.parallelism
+    _check(parallel, profile)
+    home = [member.rank % parallel.stages for member in view.members]
+    stages = tuple(tuple(i for i, own in enumerate(home) if own == stage) for stage in range(parallel.stages))
+    tasks, held = _divide(parallel, profile.costs, stages, config.micro_batches)
     return Plan(
         epoch=view.epoch,
         worker_ids=view.worker_ids(),
-        micro_batches=shares,
         domains=tuple(member.node_id for member in view.members),
-        reason=_reason(config, previous, view),
+        stages=stages,
+        layers=tuple(held[stage] for stage in home),
+        buckets=_buckets(profile, stages, held),
+        tasks=tasks,
+        reason=_changes(previous, view) + _work(tasks, stages, held),
     )
 
 
-def _reason(config: Config, previous: View | None, view: View) -> str:
-    """What changed and what it means for the work of each member."""
-    count, total = len(view.members), config.micro_batches
-    low, extra = divmod(total, count)
-    each = f"{low} micro-batches each" if not extra else f"{low}-{low + 1} micro-batches each"
-    work = f"{total} micro-batches over {count} workers ({each})"
+def _check(parallel: Parallelism, profile: Profile) -> None:
+    """A chunk has one layer at least."""
+    chunks = parallel.stages * parallel.virtual_stages
+    if chunks > profile.num_layers:
+        pieces = f" of {parallel.virtual_stages} pieces" if parallel.virtual_stages > 1 else ""
+        raise ConfigError(
+            "parallelism.stages",
+            parallel.stages,
+            f"the model has {profile.num_layers} layers; use at most "
+            f"{profile.num_layers // parallel.virtual_stages or 1} stages{pieces}",
+        )
+
+
+def _divide(
+    parallel: Parallelism, costs: Sequence[float], stages: Groups, num_micro_batches: int
+) -> tuple[tuple[Task, ...], Groups]:
+    """Who computes what, and which layers each stage holds.
+
+    Cuts that differ per micro-batch are taken only where the busiest member has less to do with them, and no stage is
+    left without layers, as a stage may be whose share is less than a layer.
+    """
+    capacities = [len(members) for members in stages] * parallel.virtual_stages
+    cuts: Cuts = [cut(costs, capacities)] * num_micro_batches
+    tasks, held = route(cuts, stages, costs), _held(cuts, len(stages))
+    if not parallel.fluid:
+        return tasks, held
+    cuts = fluid(costs, capacities, num_micro_batches)
+    fluid_tasks, fluid_held = route(cuts, stages, costs), _held(cuts, len(stages))
+    filled = all(bool(layers) == bool(members) for layers, members in zip(fluid_held, stages, strict=True))
+    if filled and _busiest(fluid_tasks, costs) < _busiest(tasks, costs):
+        return fluid_tasks, fluid_held
+    return tasks, held
+
+
+def _held(cuts: Cuts, num_stages: int) -> Groups:
+    """The layers that each stage computes of any micro-batch."""
+    held: list[set[int]] = [set() for _ in range(num_stages)]
+    for bounds in set(map(tuple, cuts)):
+        for chunk, (start, stop) in enumerate(pairwise(bounds)):
+            held[chunk % num_stages].update(range(start, stop))
+    return tuple(tuple(sorted(layers)) for layers in held)
+
+
+def _busiest(tasks: Sequence[Task], costs: Sequence[float]) -> float:
+    """Cost of all that the member with most to do computes in a step."""
+    load: dict[int, float] = {}
+    for task in tasks:
+        for leg in task.legs:
+            load[leg.member] = load.get(leg.member, 0.0) + sum(costs[leg.start : leg.stop])
+    return max(load.values())
+
+
+def _buckets(profile: Profile, stages: Groups, held: Groups) -> tuple[Bucket, ...]:
+    """Units by the stages that hold them, in order of the first unit."""
+    holders: list[set[int]] = [set() for _ in range(profile.num_layers)]
+    for stage, layers in enumerate(held):
+        for layer in layers:
+            holders[layer].add(stage)
+    units: dict[tuple[int, ...], list[int]] = {}
+    for unit, users in enumerate(profile.users):
+        units.setdefault(tuple(sorted(set().union(*(holders[layer] for layer in users)))), []).append(unit)
+    return tuple(
+        Bucket(units=tuple(mine), members=tuple(sorted(member for stage in where for member in stages[stage])))
+        for where, mine in units.items()
+    )
+
+
+def _changes(previous: View | None, view: View) -> str:
+    """Who came and went."""
     if previous is None:
-        return work
-    lost = absent_from(previous, view)
-    new = absent_from(view, previous)
-    changes = [f"without rank {m.rank}" for m in lost] + [f"with rank {m.rank}" for m in new]
-    return f"{', '.join(changes) or 'same members'}: {work}"
+        return ""
+    changes = [f"without rank {member.rank}" for member in absent_from(previous, view)]
+    changes += [f"with rank {member.rank}" for member in absent_from(view, previous)]
+    return f"{', '.join(changes) or 'same members'}: "
+
+
+def _work(tasks: tuple[Task, ...], stages: Groups, held: Groups) -> str:
+    """What each stage and member has to do, such as `stages of 2+1+2 workers, layers 0-3 | 4-5 | 6-9, ...`."""
+    num_members = sum(len(members) for members in stages)
+    counts = [len(ids) for ids in micro_batches(tasks, num_members)]
+    each = f"{min(counts)} each" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)} each"
+    if len(stages) == 1:
+        return f"{len(tasks)} micro-batches over {num_members} workers ({each})"
+    workers = "+".join(str(len(members)) for members in stages)
+    layers = " | ".join(_spans(layers) for layers in held)
+    return f"stages of {workers} workers, layers {layers}, {len(tasks)} micro-batches ({each})"
+
+
+def _spans(layers: Sequence[int]) -> str:
+    """Layers as people write them: `0-3, 8`."""
+    bounds = (
+        [layer for layer in layers if layer - 1 not in layers],
+        [layer for layer in layers if layer + 1 not in layers],
+    )
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(*bounds, strict=True)) or "none"

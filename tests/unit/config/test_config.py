@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from elaswave.config import Config, apply_overrides, from_mapping, load
+from elaswave.config import Config, Schedule, apply_overrides, from_mapping, load
 from elaswave.errors import ConfigError
 
 
@@ -25,12 +25,30 @@ from elaswave.errors import ConfigError
         ({"elasticity": {"suspicion_s": 90.0}}, "elasticity.suspicion_s", "below elasticity.collective_timeout_s"),
         ({"elasticity": {"min_workers": 99}}, "elasticity.min_workers", "raise training.train_batch_size"),
         ({"training": {"numerics": "sloppy"}}, "training.numerics", "exact.*fast"),
+        ({"training": {"precision": "fp8"}}, "training.precision", "fp32.*bf16"),
+        ({"parallelism": {"stages": 0}}, "parallelism.stages", "greater than or equal to 1"),
+        ({"parallelism": {"schedule": "zb-v"}}, "parallelism.schedule", "gpipe.*1f1b.*1f1b-split"),
+        ({"parallelism": {"virtual_stages": 2}}, "parallelism.virtual_stages", "needs parallelism.stages > 1"),
+        ({"parallelism": {"fluid": True}}, "parallelism.fluid", "needs parallelism.stages > 1"),
     ],
 )
 def test_refused(values: dict, key: str, remedy: str) -> None:
     with pytest.raises(ConfigError, match=remedy) as caught:
         from_mapping(values)
     assert caught.value.key == key
+
+
+def test_each_stage_has_work_for_as_many_workers_as_there_are_micro_batches() -> None:
+    values = {"training": {"train_batch_size": 8, "micro_batch_size": 2}, "elasticity": {"min_workers": 8}}
+    with pytest.raises(ConfigError, match="4 micro-batches for each of 1 stages"):
+        from_mapping(values)
+    assert from_mapping({**values, "parallelism": {"stages": 2}}).micro_batches == 4
+
+
+def test_a_pipeline_as_words_of_the_command_line() -> None:
+    config = load(None, ["--parallelism.stages=2", "--parallelism.fluid", "true", "--parallelism.schedule=1f1b-split"])
+    assert (config.parallelism.stages, config.parallelism.fluid) == (2, True)
+    assert config.parallelism.schedule is Schedule.SPLIT
 
 
 def test_overrides_win_over_the_file(tmp_path: Path) -> None:

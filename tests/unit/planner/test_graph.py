@@ -47,6 +47,11 @@ def test_a_layer_too_large_is_named():
         cut([1, 1], [1, 1], memory=[1, 9], limits=[4, 4])
 
 
+def test_limits_without_the_bytes_of_layers_are_refused():
+    with pytest.raises(ConfigError, match="need memory"):
+        cut([1, 1], [1, 1], limits=[4, 4])
+
+
 def test_a_stage_begins_only_where_it_may():
     assert cut([1] * 8, [1, 1], boundaries=[3, 6]) == (0, 3, 8)
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from elaswave.config import from_mapping
-from elaswave.planner.plan import Plan
+from elaswave.planner.scheduler import make_plan
 from elaswave.runtime.job import Job
+from elaswave.topology import Member, View
 
 
 class Trainee:
@@ -27,11 +28,12 @@ class Trainee:
 
 def resumed(step: int, done: Sequence[Sequence[int]], trainee: Trainee) -> Any:
     """A job of two members that goes on after step 2, seen from the first."""
-    plan = Plan(epoch=2, worker_ids=("a", "b"), domains=("a", "b"), micro_batches=((0, 1), (2, 3)), reason="")
+    config = from_mapping({"training": {"train_batch_size": 4, "micro_batch_size": 1}})
+    members = [Member(rank=i, worker_id=name, node_id=name, host_id="", pid=1) for i, name in enumerate("ab")]
     job: Any = SimpleNamespace(
-        plan=plan,
+        plan=make_plan(config, None, View(epoch=2, members=tuple(members), reason="")),
         agent=SimpleNamespace(worker_id="a"),
-        config=from_mapping({"training": {"train_batch_size": 4, "micro_batch_size": 1}}),
+        config=config,
         trainee=trainee,
         step=step,
         seen=[],
