@@ -31,6 +31,7 @@ class Gradients:
 
     Attributes:
         buckets: what this worker holds.
+        dtype: of the sums.
         sums: by bucket.
         losses: of the micro-batches whose last layer is in the sums, by id.
         layers: by micro-batch the layers whose gradients are in the sums.
@@ -42,7 +43,8 @@ class Gradients:
         self.losses: dict[int, float] = {}
         self.layers: dict[int, set[int]] = {}
         self.aside: dict[int, torch.Tensor] = {}
-        self.buckets = buckets
+        self.buckets, self._converter = buckets, make(0)
+        self.dtype = self._converter.buffer.dtype
         self.sums: dict[Key, Accumulator] = {key: make(buckets.size(key)) for key in buckets.keys}
 
     def hold(self, buckets: Buckets) -> None:
@@ -73,6 +75,10 @@ class Gradients:
     def forget_records(self) -> None:
         """The step has been committed: what was added is of no use any more; `begin` clears the sums."""
         self.losses, self.layers, self.aside = {}, {}, {}
+
+    def to_float(self, part: torch.Tensor) -> torch.Tensor:
+        """A part of a sum as float32."""
+        return self._converter.to_float(part)
 
     def record(self, micro_batch: int, layers: Iterable[int]) -> None:
         """The gradients of these layers are in the sums."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from elaswave.planner.plan import Task
-from elaswave.planner.timetable import Kind as Half
 from elaswave.planner.timetable import Op
 
 TAG_BASE = 1 << 20
@@ -90,9 +89,9 @@ def _lower(task: Task, op: Op) -> list[Operation]:
         )
 
     last = op.leg == len(legs) - 1
-    if op.kind is Half.WEIGHT:
+    if op.kind == "W":
         return [compute(Kind.BACKWARD_WEIGHT)]
-    if op.kind is Half.FORWARD:
+    if op.kind == "F":
         before = [message(Kind.RECV_ACTIVATION, op.leg - 1, op.leg - 1, False)] if op.leg else []
         after = [] if last else [message(Kind.SEND_ACTIVATION, op.leg + 1, op.leg, False)]
         return [*before, compute(Kind.FORWARD), *after]

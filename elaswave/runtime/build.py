@@ -1,24 +1,26 @@
 """Put the parts of the training side together as the config says."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
-from elaswave.config import Config, Optimizer
+from elaswave.config import Config, Optimizer, Precision, Training
 from elaswave.data.dataset import Dataset
 from elaswave.data.microbatch import sample_ids
 from elaswave.errors import ConfigError
 from elaswave.models.dropout import connect
 from elaswave.numerics import make_accumulator
-from elaswave.pipeline.stage import Batch, Stage
+from elaswave.pipeline.layers import Layers, LossSum
+from elaswave.pipeline.stage import Stage
+from elaswave.planner.profile import Profile
 from elaswave.rng import Streams
 from elaswave.zero.schema import Make
 
-TakeApart = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+TakeApart = Callable[[torch.Tensor], tuple[Any, Any]]
+DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
 
 def _next_token(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,33 +28,63 @@ def _next_token(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return rows[:, :-1], rows[:, 1:]
 
 
-def build_stage(config: Config, model: nn.Module, dataset: Dataset) -> Stage:
-    """The whole model as one stage, fed by `dataset`, drawing from streams keyed by sample."""
-    train = config.training
-    streams = Streams(train.seed)
-    connect(model, streams)
-    take_apart: TakeApart = getattr(dataset, "inputs_and_targets", _next_token)
-    targets_per_sample = take_apart(dataset.sample(0)[None])[1].numel()
+class MicroBatches:
+    """Samples of a micro-batch, and what they are made of.
 
-    def batch(step: int, micro_batch: int) -> Batch:
-        ids = sample_ids(
-            seed=train.seed,
+    Args:
+        training: seed and sizes.
+        dataset: of samples; may say with `inputs_and_targets` how a stack of them is taken apart.
+    """
+
+    def __init__(self, training: Training, dataset: Dataset) -> None:
+        self._training, self._dataset = training, dataset
+        self._take_apart: TakeApart = getattr(dataset, "inputs_and_targets", _next_token)
+        self._last: tuple[tuple[int, ...], tuple[Any, Any]] | None = None
+
+    @property
+    def targets_per_sample(self) -> int:
+        """Values that are predicted for one sample."""
+        return self._take_apart(self._dataset.sample(0)[None])[1].numel()
+
+    def ids(self, step: int, micro_batch: int) -> tuple[int, ...]:
+        """Samples of a micro-batch, in order."""
+        return sample_ids(
+            seed=self._training.seed,
             step=step,
             micro_batch=micro_batch,
-            micro_batch_size=train.micro_batch_size,
-            train_batch_size=train.train_batch_size,
-            num_samples=len(dataset),
+            micro_batch_size=self._training.micro_batch_size,
+            train_batch_size=self._training.train_batch_size,
+            num_samples=len(self._dataset),
         )
-        inputs, targets = take_apart(torch.stack([dataset.sample(index) for index in ids]))
-        return inputs, targets, ids
 
+    def batch(self, ids: Sequence[int]) -> tuple[Any, Any]:
+        """Inputs and targets of these samples."""
+        if self._last is None or self._last[0] != tuple(ids):
+            rows = torch.stack([self._dataset.sample(index) for index in ids])
+            self._last = (tuple(ids), self._take_apart(rows))
+        return self._last[1]
+
+
+def build_stage(config: Config, model: object, dataset: Dataset, loss: LossSum | None = None) -> Stage:
+    """The model's layers, of which none is held yet, fed by `dataset`, drawing from streams keyed by sample."""
+    train = config.training
+    streams, source = Streams(train.seed), MicroBatches(train, dataset)
     return Stage(
-        model,
+        Layers(model, seed=train.seed, loss=loss),
+        source,
+        streams,
         make_accumulator=partial(make_accumulator, train.numerics, num_micro_batches=config.micro_batches),
-        streams=streams,
-        batch=batch,
-        tokens_per_step=train.train_batch_size * targets_per_sample,
+        connect=lambda module: connect(module, streams),
+        dtype=DTYPES[train.precision],
+        tokens_per_step=train.train_batch_size * source.targets_per_sample,
+        checkpointing=train.activation_checkpointing,
     )
+
+
+def profile_of(stage: Stage) -> Profile:
+    """What the planner is told of a model."""
+    costs, unit_elements, users = stage.layers.profile()
+    return Profile(costs=costs, unit_elements=unit_elements, users=users)
 
 
 def optimizer_maker(config: Optimizer) -> Make:

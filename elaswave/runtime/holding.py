@@ -14,7 +14,7 @@ from elaswave.snapshot import ring
 from elaswave.snapshot.copy import Copy, ReplayCopy, StateCopy
 from elaswave.snapshot.pool import Pool
 from elaswave.snapshot.verify import digest
-from elaswave.zero.layout import Layout, Range, cut
+from elaswave.zero.layout import Bucket, Layout, Range, cut
 from elaswave.zero.optimizer import ShardedOptimizer
 from elaswave.zero.remap import Part
 from elaswave.zero.schema import Make, Schema
@@ -25,25 +25,30 @@ class Holding:
     """Own shard and copies in the layout of one view.
 
     Attributes:
-        epoch: of the view for which the layout was made.
+        number: of the layout; later ones are larger.
         index: of this worker's shard.
+        layout: who owns what.
         reduced: where the summed gradient of the own shard arrives.
+        whole: every member has proved that its part of the layout is here; before that nothing of it is on offer.
         digests: for each recent version the digest of every shard, as the owners announced them.
     """
 
-    epoch: int
+    number: int
     index: int
     layout: Layout
     optimizer: ShardedOptimizer
     pool: Pool
     reduced: torch.Tensor
+    whole: bool = False
     digests: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def holdings(self) -> list[ring.Holding]:
         """Every whole shard that is here, own and copied."""
+        if not self.whole:
+            return []
         own = [
             ring.Holding(
-                layout_epoch=self.epoch,
+                layout_epoch=self.number,
                 num_shards=self.layout.num_shards,
                 shard=self.index,
                 version=version,
@@ -78,12 +83,12 @@ class Holding:
 
 
 def make_holding(
-    *, config: Config, plan: Plan, worker_id: str, group: Group, stage: Stage, make: Make, schema: Schema
+    *, config: Config, plan: Plan, number: int, worker_id: str, group: Group, stage: Stage, make: Make, schema: Schema
 ) -> Holding:
     """Room for this worker's shard and copies in the layout of `plan`; still without content."""
-    layout = layout_of(config, stage, len(plan.worker_ids))
+    layout = layout_of(config, stage, [(bucket.units, bucket.members) for bucket in plan.buckets], len(plan.worker_ids))
     index = plan.index_of(worker_id)
-    decayed = [(start, stop) for start, stop, decay in stage.decay_spans() if decay]
+    decayed = [(start, stop) for start, stop, decay in stage.layers.table.decay_spans() if decay]
     mode = config.snapshot.mode
 
     def make_optimizer(shard: int) -> ShardedOptimizer:
@@ -94,29 +99,44 @@ def make_holding(
             return ReplayCopy(make_optimizer(shard))
         return StateCopy(layout.ranges(shard), schema.kinds)
 
+    stages = [0] * len(plan.worker_ids)
+    for home, members in enumerate(plan.stages):
+        for member in members:
+            stages[member] = home
     pool = Pool(
         group,
-        layout_epoch=plan.epoch,
-        holders=ring.holders(plan.domains, config.snapshot.copies),
+        layout_epoch=number,
+        holders=ring.holders(plan.domains, config.snapshot.copies, stages),
         make_copy=make_copy,
         mode=mode,
     )
     return Holding(
-        epoch=plan.epoch,
+        number=number,
         index=index,
         layout=layout,
         optimizer=make_optimizer(index),
         pool=pool,
-        reduced=torch.empty(layout.size(index), dtype=stage.accumulator.buffer.dtype),
+        reduced=torch.empty(layout.size(index), dtype=stage.gradients.dtype),
     )
 
 
-def layout_of(config: Config, stage: Stage, num_shards: int) -> Layout:
-    """The layout is a function of the model, the setting and the number of members."""
-    return cut(stage.layer_sizes(), num_shards, config.parallelism.zero_layout)
+def layout_of(config: Config, stage: Stage, buckets: Sequence[Bucket], num_shards: int) -> Layout:
+    """The layout is a function of the model, the setting, and which units the members hold."""
+    return cut(stage.layers.table.unit_sizes(), num_shards, config.parallelism.zero_layout, buckets=buckets)
 
 
 def collect(tensor: torch.Tensor, ranges: Sequence[Range]) -> torch.Tensor:
-    """The elements of a flat tensor in `ranges`, one behind the other."""
+    """The elements of a flat tensor in `ranges`, one behind the other; a view where they lie side by side."""
     pieces = [tensor[start:stop] for start, stop in ranges]
-    return torch.cat(pieces) if pieces else tensor[:0].clone()
+    if len(pieces) == 1:
+        return pieces[0]
+    return torch.cat(pieces) if pieces else tensor[:0]
+
+
+def spread(values: torch.Tensor, ranges: Sequence[Range], out: torch.Tensor) -> None:
+    """The inverse of `collect`; nothing is done where `values` lie in their place already."""
+    at = 0
+    for start, stop in ranges:
+        if out[start:stop].data_ptr() != values[at : at + stop - start].data_ptr():
+            out[start:stop] = values[at : at + stop - start]
+        at += stop - start

@@ -6,7 +6,9 @@ from elaswave.clock import Deadline
 from elaswave.communicator.group import GroupSpec
 from elaswave.errors import Dismissed, Fenced, PeerLost
 from elaswave.events import Kind, Phase
+from elaswave.planner.plan import Plan
 from elaswave.planner.scheduler import make_plan
+from elaswave.runtime.build import profile_of
 from elaswave.runtime.restore import restore
 from elaswave.runtime.views import chain
 from elaswave.topology import View, lost_between
@@ -24,7 +26,7 @@ def recover(job: "Job", *, cause: str, target: View | None = None) -> None:
 
     Args:
         cause: why, for the report.
-        target: the view to enter, when it is one that nobody is interrupted by.
+        target: the view to enter, when it is one that nobody is interrupted by; that of now to restore its state.
 
     Raises:
         Dismissed: the job was done before this worker could take part.
@@ -47,21 +49,26 @@ def _recover_once(job: "Job", before: View | None, cause: str, interrupted_at: f
     with job.phase(Phase.DETECT, times, since=interrupted_at):
         job.release_copies()
     with job.phase(Phase.AGREE, times):
+        same = target is not None and target.epoch == job.entered_epoch
         job.view = view = target or _agree(job)
         job.entered_epoch = view.epoch
     with job.phase(Phase.PLAN, times):
-        job.plan = make_plan(job.config, before, view)
+        plan = make_plan(job.config, before, view, profile_of(job.trainee.stage))
+        job.follow(plan)
     with job.phase(Phase.RELINK, times):
-        addresses = {member.worker_id: member.address for member in view.members}
-        job.mesh.edit(view.epoch, addresses, {WORLD: GroupSpec(view.worker_ids())})
+        if not same:
+            addresses = {member.worker_id: member.address for member in view.members}
+            job.mesh.edit(view.epoch, addresses, groups_of(plan, job.agent.worker_id))
     with job.phase(Phase.RESTORE, times):
         restored = restore(job)
     with job.phase(Phase.MIGRATE, times):
-        # only begun: it goes on behind the next forward. Until the first commit the old layout has its copies too
-        restored.held.pool.establish(restored.held.optimizer.state())
+        # only begun, unless it is to be waited for: it goes on behind the next forward
+        restored.migration.progress()
+        if not job.config.elasticity.background_migration:
+            restored.migration.finish()
     with job.phase(Phase.RESUME, times):
         job.world().barrier()
-        recomputed = job.resume(restored)
+        job.resume(restored)
     job.recorder.emit(
         Kind.RECOVERY,
         epoch=view.epoch,
@@ -69,10 +76,26 @@ def _recover_once(job: "Job", before: View | None, cause: str, interrupted_at: f
         lost=[member.rank for member in lost_between(before, view)] if before else [],
         cause=view.reason if cause == "lost" else cause,
         phases_s=times,
-        recomputed=recomputed,
+        recomputed=restored.recomputed,
+        recomputed_share=restored.recomputed_share,
         bytes_moved=restored.bytes_moved,
-        plan=job.plan.reason,
+        plan=plan.reason,
     )
+
+
+def groups_of(plan: Plan, worker_id: str) -> dict[str, GroupSpec]:
+    """This worker's groups in a plan: all members, and those who share each bucket that it holds."""
+    groups = {WORLD: GroupSpec(plan.worker_ids)}
+    me = plan.index_of(worker_id)
+    for number, bucket in enumerate(plan.buckets):
+        if me in bucket.members and len(bucket.members) < len(plan.worker_ids):
+            groups[bucket_group(number)] = GroupSpec(tuple(plan.worker_ids[member] for member in bucket.members))
+    return groups
+
+
+def bucket_group(number: int) -> str:
+    """Name of the group of a bucket that not all members share."""
+    return f"bucket {number}"
 
 
 def _agree(job: "Job") -> View:

@@ -1,28 +1,62 @@
-"""Bring the sharded state into the layout of a new view: agree on a version, verify it, move it, copy it.
+"""Bring the sharded state into the layout of a new view: agree on a version, verify it, begin to move it.
 
-The old layout is only read. Until every member has confirmed the new one, a fault goes back to it.
+The old layout is only read. Until every member has proved that its part of the new one has arrived, a fault goes back
+to the old.
 """
 
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import torch
 
 from elaswave.block import Scalars
-from elaswave.errors import CorruptState, PeerLost, Unrecoverable
+from elaswave.errors import PeerLost, Unrecoverable
+from elaswave.runtime import salvage
 from elaswave.runtime.checkpoints import load
-from elaswave.runtime.exchange import gather_json, gather_rows, signed, unsigned
-from elaswave.runtime.holding import Holding, collect, layout_of, make_holding
+from elaswave.runtime.exchange import gather_json, signed, unsigned
+from elaswave.runtime.holding import Holding, layout_of, make_holding
+from elaswave.runtime.migration import Migration
+from elaswave.runtime.salvage import Salvage
+from elaswave.runtime.survey import Survey, take
 from elaswave.snapshot.ring import Decision, Lost, choose
 from elaswave.snapshot.ring import Holding as Offer
-from elaswave.snapshot.verify import combine, digest
-from elaswave.zero.layout import route
+from elaswave.snapshot.verify import digest
+from elaswave.zero.layout import Layout, count, intersect, join, route, supply
 from elaswave.zero.remap import Part, Remap
 
 if TYPE_CHECKING:
     from elaswave.runtime.job import Job
 
-FIELDS = ("layout_epoch", "num_shards", "shard", "version", "owner")
+WEIGHTS_TAG, SUMS_TAG = 0x5A03, 0x5A04
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where the state is taken from.
+
+    Attributes:
+        version: step after which the state was so.
+        layout: in which it is held.
+        holders: per shard the workers that have it, owners first.
+        servers: per shard the one that speaks for it.
+        parts: the shards that are here.
+        scalars: what is not kept per element.
+        total: digest of the whole state as it was announced at the commit; None when nobody remembers.
+        name: for messages.
+        moved: the new layout is filled already.
+    """
+
+    version: int
+    layout: Layout
+    holders: Sequence[Sequence[str]]
+    servers: Sequence[str]
+    parts: Mapping[int, Part]
+    scalars: Scalars
+    total: int | None = None
+    name: str = "the members"
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,41 +64,30 @@ class Restored:
     """What RESTORE leaves for RESUME.
 
     Attributes:
-        held: shard of the new layout, at `version`.
+        held: the new layout, on its way to be filled.
         version: step after which the state was so.
-        total: digest of the whole state as it was announced at the commit; None when nobody remembers.
-        done: per member the micro-batches of the step after `version` whose contribution it holds.
-        bytes_moved: received by this worker.
-        origin: where the state comes from.
+        total: digest of the whole state as it was announced; None when nobody remembers.
+        migration: what is on its way.
+        salvage: what is left to compute of the step after `version`.
+        weight_bytes: received by this worker before it could go on.
     """
 
     held: Holding
     version: int
-    total: int | None = None
-    done: tuple[tuple[int, ...], ...] = ()
-    bytes_moved: int = 0
-    origin: str = "the members"
+    total: int | None
+    origin: str
+    migration: Migration
+    salvage: Salvage
+    weight_bytes: int = 0
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
-    """What all members have told of themselves.
-
-    Attributes:
-        offers: by worker id, the shards it holds.
-        totals: digest of the whole state at each version that somebody remembers.
-        scalars: what is not kept per element, at each version that somebody owns; equal on all shards.
-        done: per member its last committed step, and the micro-batches of the next that it has computed.
-    """
-
-    offers: Mapping[str, Sequence[Offer]]
-    totals: Mapping[int, int]
-    scalars: Mapping[int, Scalars]
-    done: tuple[tuple[int, tuple[int, ...]], ...]
+    @property
+    def bytes_moved(self) -> int:
+        """Received by this worker, what is on its way included."""
+        return self.weight_bytes + self.migration.bytes_received
 
 
 def restore(job: "Job") -> Restored:
-    """Fill this worker's shard of the new layout, and prove with all others that the whole is what was announced.
+    """Get this worker what it needs to go on in the new layout.
 
     Raises:
         PeerLost: a further member was lost.
@@ -73,58 +96,54 @@ def restore(job: "Job") -> Restored:
     """
     assert job.plan is not None
     assert job.optimizer is not None
+    stage = job.trainee.stage
     held = make_holding(
         config=job.config,
         plan=job.plan,
+        number=job.next_layout(),
         worker_id=job.agent.worker_id,
         group=job.world(),
-        stage=job.trainee.stage,
+        stage=stage,
         make=job.optimizer.make,
         schema=job.optimizer.schema,
     )
+    survey, origin, truth = _agree(job, held)
+    index = job.plan.index_of(job.agent.worker_id)
+    left = salvage.plan(job, survey, origin.version)
+    if left.forget:
+        stage.gradients.begin()
+    stage.hold(job.plan.layers[index], [bucket.units for bucket in job.plan.buckets if index in bucket.members],
+               origin.version)
+    weight_bytes, aside = _fetch_weights(job, origin, truth)
+    return Restored(
+        held=held,
+        version=origin.version,
+        total=origin.total,
+        origin=origin.name,
+        migration=_migrate(job, held, origin, aside),
+        salvage=left,
+        weight_bytes=weight_bytes,
+    )
+
+
+def _agree(job: "Job", held: Holding) -> tuple[Survey, Origin, Sequence[int]]:
+    """What to restore, and per unit the digest that its weights must have; damaged holdings are found and left out."""
     bad: set[Offer] = set()
     while True:
-        survey = _survey(job, bad)
+        survey = take(job, bad)
         decision = choose(survey.offers)
         found = set[Offer]()
         if isinstance(decision, Lost):
-            restored = _begin(job, held, decision)
+            origin = _begin(job, held, decision)
         else:
             found = _verify(job, decision) if job.config.snapshot.verify else found
-            restored = _move(job, held, decision, survey)
-        if _confirm(job, restored, num_bad=len(found)):
-            return restored
+            origin = _origin(job, decision, survey)
+        table = torch.tensor([len(found), *_weight_digests(job, origin)], dtype=torch.int64)
+        job.world().all_reduce(table)
+        num_bad, *truth = table.tolist()
+        if not num_bad:
+            return survey, origin, truth
         bad |= found
-
-
-def _survey(job: "Job", bad: set[Offer]) -> Survey:
-    """Tell what this worker holds, except what is known to be bad, and hear the same of all."""
-    own = [offer for held in job.holdings() for offer in held.holdings() if offer not in bad]
-    totals = {v: combine(d) for held in job.holdings() for v, d in held.digests.items()}
-    row = {
-        "worker_id": job.agent.worker_id,
-        "offers": [[getattr(offer, name) for name in FIELDS] for offer in own],
-        "totals": {str(version): total for version, total in totals.items()},
-        "step": job.step,
-        "done": sorted(job.trainee.losses),
-        "began": job.began,
-        "scalars": {
-            str(v): held.optimizer.state(v).scalars for held in job.holdings() for v in held.optimizer.versions
-        },
-    }
-    rows: list[dict[str, Any]] = gather_json(job.world(), row)
-    job.began = job.began or any(row["began"] for row in rows)
-    offers = {
-        row["worker_id"]: [Offer(**dict(zip(FIELDS, values, strict=True))) for values in row["offers"]] for row in rows
-    }
-    known: dict[int, int] = {}
-    for one in rows:
-        for version, total in one["totals"].items():
-            if known.setdefault(int(version), total) != total:
-                raise CorruptState(f"members remember different digests of step {version}")
-    done = tuple((row["step"], tuple(row["done"])) for row in rows)
-    scalars = {int(version): values for row in rows for version, values in row["scalars"].items()}
-    return Survey(offers=offers, totals=known, scalars=scalars, done=done)
 
 
 def _verify(job: "Job", decision: Decision) -> set[Offer]:
@@ -132,7 +151,7 @@ def _verify(job: "Job", decision: Decision) -> set[Offer]:
     bad = set()
     for held in job.holdings():
         recorded = held.digests.get(decision.version)
-        if held.epoch != decision.layout_epoch or recorded is None:
+        if held.number != decision.layout_epoch or recorded is None:
             continue
         for offer in held.holdings():
             if offer.version != decision.version:
@@ -143,8 +162,9 @@ def _verify(job: "Job", decision: Decision) -> set[Offer]:
     return bad
 
 
-def _begin(job: "Job", held: Holding, lost: Lost) -> Restored:
+def _begin(job: "Job", held: Holding, lost: Lost) -> Origin:
     """Nobody has anything: the first step of the job, or its checkpoint, unless it had begun before."""
+    assert job.plan is not None
     if lost.layout_epoch is not None and job.began:
         with contextlib.suppress(PeerLost):  # nobody goes before all have come to the same conclusion
             job.world().barrier()
@@ -155,68 +175,127 @@ def _begin(job: "Job", held: Holding, lost: Lost) -> Restored:
         )
     if job.began:
         raise Unrecoverable(f"every worker that held state is gone. {job.checkpoints.advice()}")
+    version, total, name = 0, None, "the initial weights"
     if job.config.checkpoint.resume:
         found = load(job, held)
-        origin = f"checkpoint {job.config.checkpoint.resume}"
-        return Restored(held=held, version=found.step, total=int(found.digest, 16), origin=origin)
-    stage = job.trainee.stage
-    ranges = held.layout.ranges(held.index)
-    held.optimizer.initialise(collect(stage.flat[job.trainee.versions.index(0)], ranges))
-    return Restored(held=held, version=0)
-
-
-def _move(job: "Job", held: Holding, decision: Decision, survey: Survey) -> Restored:
-    """Fill the new shard from old ones."""
-    assert job.plan is not None
-    version = decision.version
-    old = layout_of(job.config, job.trainee.stage, len(decision.holders))
-    plan = route(old, held.layout, decision.holders, job.plan.worker_ids)
-    source = next((h for h in job.holdings() if h.epoch == decision.layout_epoch), None)
-    parts: dict[int, Part] = {}
-    if source is not None:
-        shards = {offer.shard for offer in source.holdings() if offer.version == version}
-        parts = {shard: source.part(shard, version) for shard in shards}
-    target = held.optimizer.staging()
-    remap = Remap(job.world(), plan, parts, Part(ranges=held.layout.ranges(held.index), tensors=target.tensors))
-    remap.start().finish()
-    held.optimizer.adopt(version, survey.scalars[version])
-    return Restored(
-        held=held,
+        version, total, name = found.step, int(found.digest, 16), f"checkpoint {job.config.checkpoint.resume}"
+    else:
+        held.optimizer.initialise(_initial(job, held))
+    return Origin(
         version=version,
-        total=survey.totals.get(version),
-        done=tuple(ids if step == version else () for step, ids in survey.done),
-        bytes_moved=remap.bytes_received,
+        layout=held.layout,
+        holders=[(worker_id,) for worker_id in job.plan.worker_ids],
+        servers=job.plan.worker_ids,
+        parts={held.index: held.part(held.index, version)},
+        scalars=held.optimizer.state(version).scalars,
+        total=total,
+        name=name,
+        moved=True,
     )
 
 
-def _confirm(job: "Job", restored: Restored, num_bad: int) -> bool:
-    """Prove that shards and parameters are those of the version, and give parameters to who lacks them.
+def _initial(job: "Job", held: Holding) -> torch.Tensor:
+    """Initial values of the own shard, float32; one layer at a time is built for them."""
+    layers, pieces = job.trainee.stage.layers, []
+    own = held.layout.ranges(held.index)
+    for unit, (start, stop) in enumerate(layers.table.unit_bounds):
+        wanted = intersect(own, [(start, stop)])
+        if wanted:
+            values = layers.initial(unit)
+            pieces += [values[a - start : b - start] for a, b in wanted]
+    return torch.cat(pieces) if pieces else torch.empty(0)
 
-    Args:
-        num_bad: holdings of this worker that turned out to be wrong although they were offered.
+
+def _origin(job: "Job", decision: Decision, survey: Survey) -> Origin:
+    layout = layout_of(
+        job.config, job.trainee.stage, survey.layouts[decision.layout_epoch], len(decision.holders)
+    )
+    source = next((held for held in job.holdings() if held.number == decision.layout_epoch), None)
+    parts: dict[int, Part] = {}
+    if source is not None:
+        shards = {offer.shard for offer in source.holdings() if offer.version == decision.version}
+        parts = {shard: source.part(shard, decision.version) for shard in shards}
+    return Origin(
+        version=decision.version,
+        layout=layout,
+        holders=decision.holders,
+        servers=decision.servers,
+        parts=parts,
+        scalars=survey.scalars[decision.version],
+        total=survey.totals.get(decision.version),
+    )
+
+
+# -- weights: needed at once -----------------------------------------------------------------------------------
+
+
+def _weight_digests(job: "Job", origin: Origin) -> list[int]:
+    """Per unit the digest of the weights that the shards served here make; those of all servers add up."""
+    stage = job.trainee.stage
+    found = [0] * len(stage.layers.table.unit_bounds)
+    for shard, server in enumerate(origin.servers):
+        if server != job.agent.worker_id:
+            continue
+        part = origin.parts[shard]
+        master, local = part.tensors["master"], 0
+        for start, stop in part.ranges:
+            unit = _unit_of(stage.layers.table.unit_bounds, start)
+            weights = master[local : local + stop - start].to(stage.weights.dtype)
+            found[unit] += digest(((start, stop),), {"master": weights})
+            local += stop - start
+    return [signed(value & ((1 << 64) - 1)) for value in found]
+
+
+def _unit_of(bounds: Sequence[tuple[int, int]], element: int) -> int:
+    return next(unit for unit, (start, stop) in enumerate(bounds) if start <= element < stop)
+
+
+def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[int, dict[str, list[int]]]:
+    """Give every member the weights that it lacks, from the master weights of the old shards.
 
     Returns:
-        False when somebody offered what was wrong: the state has to be restored again without that.
-
-    Raises:
-        CorruptState: the new shards together are not the state that was announced.
+        Bytes that came here, and by worker id the units of which it has sums set aside.
     """
-    held, version, world = restored.held, restored.version, job.world()
-    master = held.optimizer.state().tensors["master"]
-    weights = digest(held.layout.ranges(held.index), {"master": master})
-    own = job.trainee.digest(version)
-    mine = [held.digest(held.index, version), weights, own or 0]
-    rows = gather_rows(world, [*map(signed, mine), own is not None, num_bad])
-    if any(row[4] for row in rows):
-        return False
-    digests = [unsigned(row[0]) for row in rows]
-    total, parameters = combine(digests), combine(unsigned(row[1]) for row in rows)
-    if restored.total not in (None, total):
-        raise CorruptState(
-            f"step {version} was announced as {restored.total:016x}, "
-            f"the state restored from {restored.origin} is {total:016x}"
-        )
-    held.record(version, digests)
-    if not all(row[3] and unsigned(row[2]) == parameters for row in rows):
-        job.trainee.gather(world, master, held.layout.shards, version)
-    return True
+    assert job.plan is not None
+    stage = job.trainee.stage
+    weights, bounds = stage.weights, stage.layers.table.unit_bounds
+    lacking = [
+        unit
+        for unit in weights.buckets.units
+        if bounds[unit][0] < bounds[unit][1]
+        and weights.digest(unit, origin.version, digest) != unsigned(truth[unit])
+    ]
+    rows = gather_json(job.world(), [lacking, sorted(stage.gradients.aside)])
+    aside = {worker_id: row[1] for worker_id, row in zip(job.plan.worker_ids, rows, strict=True)}
+    wanted = {
+        worker_id: join(sorted(bounds[unit] for unit in row[0]))
+        for worker_id, row in zip(job.plan.worker_ids, rows, strict=True)
+    }
+    stage.weights.prepare(origin.version)
+    if not any(wanted.values()):
+        return 0, aside
+    mine = wanted[job.agent.worker_id]
+    target = Part(ranges=mine, tensors={"master": torch.empty(count(mine), dtype=weights.dtype)})
+    remap = Remap(job.world(), supply(origin.layout, origin.holders, wanted), origin.parts, target, tag=WEIGHTS_TAG)
+    remap.start().finish()
+    at = 0
+    for unit in sorted(lacking):
+        size = bounds[unit][1] - bounds[unit][0]
+        weights.put(unit, target.tensors["master"][at : at + size], origin.version)
+        at += size
+    return remap.bytes_received, aside
+
+
+# -- shards and sums: needed at the end of the step ------------------------------------------------------------
+
+
+def _migrate(job: "Job", held: Holding, origin: Origin, aside: Mapping[str, Sequence[int]]) -> Migration:
+    """Begin to fill the new shard, and to bring together the sums that members have set aside."""
+    assert job.plan is not None
+    shards = None
+    if not origin.moved:
+        plan = route(origin.layout, held.layout, origin.holders, job.plan.worker_ids)
+        target = Part(ranges=held.layout.ranges(held.index), tensors=held.optimizer.staging().tensors)
+        shards = Remap(job.world(), plan, origin.parts, target).start()
+    sums, extra = salvage.bring_together(job, held, aside, SUMS_TAG)
+    return Migration(held, origin.version, origin.scalars, shards, sums, extra)

@@ -12,6 +12,7 @@ import torch
 from elaswave.events import Stage
 from elaswave.numerics import clip_scale, learning_rate, norm_from_limbs, square_sum_limbs
 from elaswave.runtime.exchange import gather_rows, signed
+from elaswave.runtime.holding import collect, spread
 from elaswave.runtime.vote import Vote, ballot, count
 
 if TYPE_CHECKING:
@@ -23,13 +24,16 @@ def commit_step(job: "Job") -> None:
 
     Raises:
         PeerLost: a member was lost before the commit.
+        Damaged: the state that the step would begin from is not what was committed.
     """
     config, step, held = job.config, job.step + 1, job.holding
     with job.stage(Stage.REDUCE):
         gradient = _reduce(job)
+    job.migration.finish()
     held.pool.finish()
     with job.stage(Stage.VOTE):
         vote = _vote(job, gradient)
+        job.check_state(vote)
     norm = norm_from_limbs(vote.limbs)
     scale = clip_scale(norm, config.training.clip_norm)
     lr = learning_rate(step, config.optimizer, config.training.steps)
@@ -37,7 +41,7 @@ def commit_step(job: "Job") -> None:
     with job.stage(Stage.STEP):
         state = held.optimizer.step(gradient, lr, scale)
     with job.stage(Stage.GATHER):
-        job.trainee.gather(job.world(), state.tensors["master"], held.layout.shards, step)
+        gather_weights(job, state.tensors["master"], step)
     with job.stage(Stage.COMMIT):
         own = signed(held.digest(held.index, step))
         rows = gather_rows(job.world(), [own, job.newest_epoch(), job.agent.leaving, job.checkpoints.busy])
@@ -46,14 +50,36 @@ def commit_step(job: "Job") -> None:
 
 def _reduce(job: "Job") -> torch.Tensor:
     """This member's shard of the summed gradient, float32."""
-    held, accumulator = job.holding, job.trainee.stage.accumulator
-    job.world().reduce_scatter(accumulator.buffer, held.reduced, held.layout.shards)
-    return accumulator.to_float(held.reduced)
+    held, gradients = job.holding, job.trainee.stage.gradients
+    pieces = dict(held.layout.pieces(held.index))
+    for number, key, group in job.buckets():
+        part = collect(held.reduced, pieces[number])
+        group.reduce_scatter(gradients.sums[key].buffer, part, held.layout.spans(number))
+        spread(part, pieces[number], held.reduced)
+    job.migration.add_sums(held.reduced)
+    return job.trainee.stage.gradients.to_float(held.reduced)
+
+
+def gather_weights(job: "Job", master: torch.Tensor, version: int) -> None:
+    """Collect everyone's new weights in the slot that is not in use.
+
+    Args:
+        master: this worker's shard of them.
+        version: step after which the weights are so.
+    """
+    held, weights = job.holding, job.trainee.stage.weights
+    pieces = dict(held.layout.pieces(held.index))
+    aside = weights.begin(weights.buckets.keys)
+    for number, key, group in job.buckets():
+        part = collect(master, pieces[number]).to(weights.dtype)
+        group.all_gather(part, weights.flat(key, aside), held.layout.spans(number))
+        weights.filled(key, aside, version)
 
 
 def _vote(job: "Job", gradient: torch.Tensor) -> Vote:
-    limbs = square_sum_limbs(gradient, job.holding.layout.ranges(job.holding.index))
-    num_micro_batches = job.config.micro_batches
-    total = ballot(job.trainee.losses, num_micro_batches, limbs)
+    held, gradients = job.holding, job.trainee.stage.gradients
+    limbs = square_sum_limbs(gradient, held.layout.ranges(held.index))
+    sizes = (job.config.micro_batches, job.trainee.stage.layers.num_layers, held.layout.num_shards)
+    total = ballot(gradients.losses, gradients.spans(), limbs, job.digest_to_tell(), *sizes)
     job.world().all_reduce(total)
-    return count(total, num_micro_batches)
+    return count(total, *sizes)

@@ -1,0 +1,109 @@
+"""What is kept of an interrupted step: survivors keep what they have added up, and only the rest is computed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import torch
+
+from elaswave.errors import CorruptState
+from elaswave.planner.dataflow import retask
+from elaswave.planner.plan import Task
+from elaswave.runtime.holding import Holding
+from elaswave.runtime.survey import Survey
+from elaswave.zero.layout import addends, join
+from elaswave.zero.remap import Part, Remap
+
+if TYPE_CHECKING:
+    from elaswave.runtime.job import Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Salvage:
+    """What is left to do of the step after the restored version.
+
+    Attributes:
+        tasks: to compute, over all members.
+        forget: this worker's sums are of a step that has been taken back, or is over.
+        recomputed: micro-batches computed again of which this worker does the first part.
+        recomputed_share: work that is done a second time, as a share of the work of a step.
+    """
+
+    tasks: tuple[Task, ...]
+    forget: bool
+    recomputed: int
+    recomputed_share: float
+
+
+def plan(job: "Job", survey: Survey, version: int) -> Salvage:
+    """Share out what no survivor has added up.
+
+    Raises:
+        CorruptState: two members have the same contribution.
+    """
+    assert job.plan is not None
+    num_layers = job.trainee.stage.layers.num_layers
+    me = job.plan.index_of(job.agent.worker_id)
+    kept: dict[int, set[int]] = {task.micro_batch: set() for task in job.plan.tasks}
+    for done in survey.done:
+        for micro_batch, spans in done.spans.items() if done.step == version else ():
+            layers = set(chain.from_iterable(range(start, stop) for start, stop in spans))
+            if kept[micro_batch] & layers:
+                raise CorruptState(f"layers {sorted(kept[micro_batch] & layers)} of {micro_batch} are held twice")
+            kept[micro_batch] |= layers
+    whole = set(range(num_layers))
+    missing = {micro_batch: whole - layers for micro_batch, layers in kept.items() if layers != whole}
+    anything = any(kept.values())
+    tasks = retask(job.plan, missing, job.costs) if anything else job.plan.tasks
+    begun = set(chain.from_iterable(done.begun for done in survey.done if done.step == version))
+    again = [task for task in tasks if task.micro_batch in begun]
+    return Salvage(
+        tasks=tasks,
+        forget=survey.done[me].step != version or not anything,
+        recomputed=sum(task.legs[0].member == me for task in again),
+        recomputed_share=_share(again, job.costs, len(job.plan.tasks)),
+    )
+
+
+def _share(tasks: Sequence[Task], costs: Sequence[float], num_micro_batches: int) -> float:
+    """Work of tasks as a share of a step: forward counts once per layer, backward twice where gradients are missing."""
+    work = 0.0
+    for task in tasks:
+        missing = sum(sum(costs[start:stop]) for start, stop in task.missing)
+        work += sum(costs[task.missing[0][0] :]) + missing + sum(costs)
+    return work / (3 * sum(costs) * num_micro_batches)
+
+
+def bring_together(
+    job: "Job", held: Holding, aside: Mapping[str, Sequence[int]], tag: int
+) -> tuple[Remap | None, torch.Tensor | None]:
+    """Begin to add up, at the new owners, the sums that members have set aside.
+
+    Args:
+        held: the new layout.
+        aside: by worker id the units of which it has such sums.
+        tag: of the messages.
+
+    Returns:
+        What is on its way, and where it arrives; None when nobody has any.
+    """
+    assert job.plan is not None
+    if not any(aside.values()):
+        return None, None
+    gradients, bounds = job.trainee.stage.gradients, job.trainee.stage.layers.table.unit_bounds
+    ranges = {worker_id: join(sorted(bounds[unit] for unit in units)) for worker_id, units in aside.items()}
+    wanted = {worker_id: held.layout.ranges(i) for i, worker_id in enumerate(job.plan.worker_ids)}
+    own = sorted(gradients.aside)
+    parts = [gradients.aside[unit] for unit in own]
+    source = torch.cat(parts) if parts else torch.empty(0, dtype=gradients.dtype)
+    extra = torch.zeros(held.layout.size(held.index), dtype=gradients.dtype)
+    remap = Remap(
+        job.world(),
+        addends(ranges, wanted),
+        {0: Part(ranges=ranges[job.agent.worker_id], tensors={"sum": source})},
+        Part(ranges=held.layout.ranges(held.index), tensors={"sum": extra}),
+        tag=tag,
+        add=True,
+    )
+    return remap.start(), extra
