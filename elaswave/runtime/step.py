@@ -52,8 +52,11 @@ def _reduce(job: "Job") -> torch.Tensor:
 
 
 def _vote(job: "Job", gradient: torch.Tensor) -> Vote:
-    limbs = square_sum_limbs(gradient, job.holding.layout.ranges(job.holding.index))
-    num_micro_batches = job.config.micro_batches
-    total = ballot(job.trainee.losses, num_micro_batches, limbs)
+    held, losses = job.holding, job.trainee.losses
+    limbs = square_sum_limbs(gradient, held.layout.ranges(held.index))
+    num_micro_batches, num_layers = job.config.micro_batches, len(held.layout.unit_sizes)
+    whole = {micro_batch: ((0, num_layers),) for micro_batch in losses}
+    own = held.digests[job.step][held.index]
+    total = ballot(losses, whole, num_micro_batches, num_layers, limbs, own)
     job.world().all_reduce(total)
-    return count(total, num_micro_batches)
+    return count(total, num_micro_batches, num_layers)
