@@ -55,7 +55,7 @@ def _vote(job: "Job", gradient: torch.Tensor) -> Vote:
     held, losses = job.holding, job.trainee.losses
     limbs = square_sum_limbs(gradient, held.layout.ranges(held.index))
     num_micro_batches, num_layers = job.config.micro_batches, len(held.layout.unit_sizes)
-    whole = {micro_batch: ((0, num_layers),) for micro_batch in losses}
+    whole = dict.fromkeys(losses, ((0, num_layers),))
     own = held.digests[job.step][held.index]
     total = ballot(losses, whole, num_micro_batches, num_layers, limbs, own)
     job.world().all_reduce(total)
