@@ -1,16 +1,18 @@
 """The vote of a step: one sum of integers says that every gradient is in, what it weighs, and what was lost.
 
-Every micro-batch has one counter and one slot for the bits of its loss. As exactly one worker fills a slot, the
-sum of all workers' slots is that worker's value, bit for bit, in whatever order it is added.
+Gradients are counted by micro-batch and by layer, as a micro-batch's way through the layers may be shared. Every
+micro-batch has one slot for the bits of its loss. As exactly one worker fills a slot, the sum of all workers' slots is
+that worker's value, bit for bit, in whatever order it is added.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from elaswave.errors import CorruptState
+from elaswave.runtime.exchange import signed, unsigned
 
 LIMBS = 3
 
@@ -22,10 +24,12 @@ class Vote:
     Attributes:
         losses: loss of each micro-batch, already divided by the tokens of the global batch.
         limbs: fixed-point sum of the squares of the whole gradient.
+        state_digest: of the whole state as the members hold it, in [0, 2**64).
     """
 
     losses: tuple[float, ...]
     limbs: tuple[int, ...]
+    state_digest: int
 
     @property
     def loss(self) -> float:
@@ -36,32 +40,76 @@ class Vote:
         return total
 
 
-def ballot(losses: Mapping[int, float], num_micro_batches: int, limbs: Sequence[int]) -> torch.Tensor:
-    """This worker's part of the sum: int64 values [counts, loss bits, limbs].
+def ballot(
+    losses: Mapping[int, float],
+    contributions: Mapping[int, Collection[tuple[int, int]]],
+    num_micro_batches: int,
+    num_layers: int,
+    limbs: Sequence[int],
+    state_digest: int,
+) -> torch.Tensor:
+    """This worker's part of the sum: int64 values, see `_sections`. They wrap around, as sums of bits and digests do.
 
     Args:
-        losses: loss of each micro-batch that this worker computed.
+        losses: loss of each micro-batch whose last layer this worker computed.
+        contributions: per micro-batch the (start, stop) layer ranges whose gradients are in this worker's sums.
         num_micro_batches: of the whole step.
+        num_layers: of the model.
         limbs: fixed-point sum of squares of this worker's shard of the reduced gradient.
+        state_digest: of this worker's shard; signed or unsigned, the 64 bits count.
     """
-    values = np.zeros(2 * num_micro_batches + LIMBS, np.int64)
+    values = np.zeros(_size(num_micro_batches, num_layers), np.int64)
+    counts, bits, layers, micro_batches, squares, digest = _sections(values, num_micro_batches)
     ids = np.fromiter(losses, np.int64, len(losses))
-    values[ids] = 1
-    values[num_micro_batches + ids] = np.fromiter(losses.values(), np.float64, len(losses)).view(np.int64)
-    values[2 * num_micro_batches :] = limbs
+    counts[ids] = 1
+    bits[ids] = np.fromiter(losses.values(), np.float64, len(losses)).view(np.int64)
+    rows = [(micro_batch, *part) for micro_batch, parts in contributions.items() for part in parts]
+    ids, starts, stops = np.array(rows, np.int64).reshape(-1, 3).T
+    np.add.at(layers, ids, stops - starts)
+    edges = np.bincount(starts, minlength=num_layers + 1) - np.bincount(stops, minlength=num_layers + 1)
+    micro_batches[:] = np.cumsum(edges)[:num_layers]
+    squares[:] = limbs
+    digest[:] = signed(state_digest)
     return torch.from_numpy(values)
 
 
-def count(total: torch.Tensor, num_micro_batches: int) -> Vote:
+def count(total: torch.Tensor, num_micro_batches: int, num_layers: int) -> Vote:
     """Read the sum of all ballots.
 
     Raises:
-        CorruptState: some micro-batch was computed by nobody or by several workers.
+        CorruptState: some loss, or the gradient of some layer of some micro-batch, is there not at all or repeatedly.
     """
     values = total.numpy()
-    counts = values[:num_micro_batches]
-    if not (counts == 1).all():
-        wrong = {int(i): int(counts[i]) for i in np.flatnonzero(counts != 1)}
-        raise CorruptState(f"micro-batches must be computed once each, but (id: times) {wrong}")
-    losses = values[num_micro_batches : 2 * num_micro_batches].copy().view(np.float64)
-    return Vote(losses=tuple(losses.tolist()), limbs=tuple(values[2 * num_micro_batches :].tolist()))
+    counts, bits, layers, micro_batches, limbs, digest = _sections(values, num_micro_batches)
+    wrong = [
+        *_wrong("losses of micro-batches must be there once each, but (id: times)", counts, 1),
+        *_wrong(f"micro-batches must pass {num_layers} layers each, but (id: layers)", layers, num_layers),
+        *_wrong(
+            f"layers must see {num_micro_batches} micro-batches each, but (layer: micro-batches)",
+            micro_batches,
+            num_micro_batches,
+        ),
+    ]
+    if wrong:
+        raise CorruptState("; ".join(wrong))
+    return Vote(
+        losses=tuple(bits.copy().view(np.float64).tolist()),
+        limbs=tuple(limbs.tolist()),
+        state_digest=unsigned(int(digest[0])),
+    )
+
+
+def _size(num_micro_batches: int, num_layers: int) -> int:
+    return 3 * num_micro_batches + num_layers + LIMBS + 1
+
+
+def _sections(values: np.ndarray, num_micro_batches: int) -> list[np.ndarray]:
+    """Views: per micro-batch losses counted, bits of the loss, layers; per layer micro-batches; limbs; digest."""
+    m = num_micro_batches
+    return np.split(values, [m, 2 * m, 3 * m, len(values) - LIMBS - 1, len(values) - 1])
+
+
+def _wrong(rule: str, found: np.ndarray, wanted: int) -> list[str]:
+    """The rule and where it is broken, if it is."""
+    bad = np.flatnonzero(found != wanted)
+    return [f"{rule} {dict(zip(bad.tolist(), found[bad].tolist(), strict=True))}"] if len(bad) else []

@@ -2,7 +2,7 @@
 
 Members stand in a circle in which every failure domain is one arc; a copy of every shard goes the same number of
 places further. So everybody holds equally many copies, and a shift longer than the longest arc leaves every
-domain.
+domain. Pipeline stages lie across the arcs: where the shift meets the owner's own stage, two owners exchange holders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,9 @@ import numpy as np
 
 SHIFTS_MAX = 256
 """Shifts that are considered; more only matters with more members, where the first ones are good enough."""
+
+FLAW_WEIGHTS = np.array([27, 9, 3, 1])
+"""Of the flaws that `_flaws` tells; one of a kind weighs more than all lesser ones of the two owners that exchange."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,49 +68,105 @@ class Lost:
     shards: tuple[int, ...]
 
 
-def holders(domains: Sequence[str], copies: int) -> tuple[tuple[int, ...], ...]:
+def holders(domains: Sequence[str], copies: int, stages: Sequence[int] | None = None) -> tuple[tuple[int, ...], ...]:
     """Which members keep a copy of each member's shard.
 
-    Other failure domains come first, and different ones for the copies of one shard; among equals the nearest
-    neighbours in rank, who will own most of the shard should its owner be lost.
+    Other failure domains come first, and other stages next, so that what is left of a job without all members of a
+    stage has the state of that stage; then different domains for the copies of one shard. Among equals come the
+    nearest neighbours in rank, who will own most of the shard should its owner be lost.
 
     Args:
         domains: failure domain of each member, in order of rank.
         copies: wanted per shard.
+        stages: pipeline stage of each member; by default they do not matter.
 
     Returns:
         Per member, min(copies, members - 1) others; every member keeps that many.
     """
     size = len(domains)
-    codes = {domain: code for code, domain in enumerate(dict.fromkeys(domains))}
-    circle = sorted(range(size), key=lambda member: (codes[domains[member]], member))
-    arcs = np.array([codes[domains[member]] for member in circle], np.int64)
-    chosen: list[int] = []
+    domain_of, stage_of = _codes(domains), _codes(range(size) if stages is None else stages)
+    circle = np.argsort(domain_of, kind="stable")
+    arcs, crossing = domain_of[circle], stage_of[circle]
+    chosen: list[np.ndarray] = []
     for _ in range(min(copies, size - 1)):
-        free = [shift for shift in _shifts(arcs) if shift not in chosen]
-        chosen.append(min(free, key=lambda shift: _cost(arcs, chosen, shift)))
+        there = _shift(arcs, crossing, chosen)
+        if 2 * copies <= size:  # with more copies an exchange could find no holder that is not one already
+            _exchange(arcs, crossing, chosen, there)
+        chosen.append(there)
     found: list[tuple[int, ...]] = [()] * size
-    for place, member in enumerate(circle):
-        found[member] = tuple(circle[(place + shift) % size] for shift in chosen)
+    for index, member in enumerate(circle.tolist()):
+        found[member] = tuple(int(circle[there[index]]) for there in chosen)
     return tuple(found)
 
 
+def _codes(names: Sequence[str] | Sequence[int]) -> np.ndarray:
+    """Names as integers in order of appearance."""
+    codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    return np.array([codes[name] for name in names], np.int64)
+
+
+def _shift(arcs: np.ndarray, crossing: np.ndarray, chosen: Sequence[np.ndarray]) -> np.ndarray:
+    """Per place that of its next holder, (members,): all the same number of places further, with fewest flaws.
+
+    Args:
+        arcs: domain of each place of the circle.
+        crossing: stage of each place.
+        chosen: places of the earlier copies.
+    """
+    size = len(arcs)
+    places = np.arange(size)
+
+    def cost(shift: int) -> tuple[int, ...]:
+        flaws = _flaws(arcs, crossing, chosen, places, (places + shift) % size)
+        return (*flaws.sum(axis=1).tolist(), min(shift, size - shift), shift)
+
+    return (places + min(_shifts(arcs), key=cost)) % size
+
+
 def _shifts(arcs: np.ndarray) -> list[int]:
-    """Shifts worth a look: the nearest ones, and multiples of the longest arc."""
+    """Shifts worth a look: the nearest ones, and multiples of the longest arc, also with a place more for the stage."""
     size, longest = len(arcs), int(np.bincount(arcs).max())
     near = [shift for step in range(1, SHIFTS_MAX // 4 + 1) for shift in (step, size - step)]
-    far = [step * longest for step in range(1, SHIFTS_MAX // 2 + 1)]
+    far = [step * longest + more for step in range(1, SHIFTS_MAX // 4 + 1) for more in (0, 1)]
     return [shift for shift in dict.fromkeys(near + far) if 0 < shift < size]
 
 
-def _cost(arcs: np.ndarray, chosen: Sequence[int], shift: int) -> tuple[int, int, int, int]:
-    """Copies in their owner's domain, copies in the domain of an earlier copy, distance."""
-    size = len(arcs)
-    there = np.roll(arcs, -shift)
-    shared = np.zeros(size, bool)
+def _exchange(arcs: np.ndarray, crossing: np.ndarray, chosen: Sequence[np.ndarray], there: np.ndarray) -> None:
+    """Let owners exchange their holders in `there` while that frees one of a copy in its own stage or in vain."""
+    places = np.arange(len(arcs))
+
+    def weights(owners: np.ndarray, held_by: np.ndarray) -> np.ndarray:
+        return FLAW_WEIGHTS @ _flaws(arcs, crossing, chosen, owners, held_by)
+
+    improved = True
+    while improved:
+        improved = False
+        now = weights(places, there)
+        vain, _, inside, _ = _flaws(arcs, crossing, chosen, places, there)
+        for owner in np.flatnonzero(vain | inside).tolist():
+            gain = now[owner] + now - weights(np.full_like(places, owner), there)
+            gain -= weights(places, np.full_like(places, there[owner]))
+            other = int(gain.argmax())
+            if gain[other] > 0:
+                pair, swapped = [owner, other], [other, owner]
+                there[pair] = there[swapped]
+                now[pair] = weights(np.array(pair), there[pair])
+                improved = True
+
+
+def _flaws(
+    arcs: np.ndarray, crossing: np.ndarray, chosen: Sequence[np.ndarray], owners: np.ndarray, there: np.ndarray
+) -> np.ndarray:
+    """What is wrong with a copy of each owner's shard at the place `there`, the worst first, (4, owners) bool.
+
+    In turn: it is in vain, as the owner has that already, or another copy is there; it is in its owner's domain; it is
+    in its owner's stage; it is in the domain of an earlier copy.
+    """
+    vain, shared = there == owners, np.zeros(len(owners), bool)
     for other in chosen:
-        shared |= np.roll(arcs, -other) == there
-    return int((there == arcs).sum()), int(shared.sum()), min(shift, size - shift), shift
+        vain = vain | (other[owners] == there)
+        shared |= arcs[other[owners]] == arcs[there]
+    return np.array([vain, arcs[there] == arcs[owners], crossing[there] == crossing[owners], shared])
 
 
 def choose(offers: Mapping[str, Sequence[Holding]]) -> Decision | Lost:

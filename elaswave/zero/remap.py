@@ -1,6 +1,7 @@
-"""Carry out a change of layout: fill a new shard from old ones, here and on other workers.
+"""Carry out a plan of transfers: fill a new shard from old ones, here and on other workers.
 
-The old shards are only read, so that a fault in the middle leaves everything that is needed to begin again.
+The old shards are only read, and only by `start`, so that a fault in the middle leaves everything that is needed to
+begin again. Between `start` and `finish` the messages travel by themselves, behind whatever their workers compute.
 """
 
 from bisect import bisect_right
@@ -37,8 +38,12 @@ class Part:
                 raise ValueError(f"{name} has {tensor.numel()} elements, its ranges have {size}")
 
 
+NOTHING = Part(ranges=(), tensors={})
+"""Target of a worker that only gives."""
+
+
 class Remap:
-    """One worker's side of a change of layout.
+    """One worker's side of a plan.
 
     Attributes:
         bytes_sent: to other workers.
@@ -46,48 +51,72 @@ class Remap:
         bytes_kept: copied from shards that were here already.
     """
 
-    def __init__(self, group: Group, plan: Sequence[Transfer], sources: Mapping[int, Part], target: Part) -> None:
+    def __init__(
+        self,
+        group: Group,
+        plan: Sequence[Transfer],
+        sources: Mapping[int, Part],
+        target: Part = NOTHING,
+        *,
+        kinds: Mapping[str, torch.dtype] | None = None,
+        add: bool = False,
+        tag: int = TAG,
+    ) -> None:
         """
         Args:
-            group: all workers that the plan names are members; every member runs the same plan.
-            plan: where every element comes from, as `layout.route` tells it.
-            sources: old shards that this worker holds at the agreed version, by index.
-            target: the shard to fill, such as `ShardedOptimizer.staging()`.
+            group: all workers that the plan names are members; every member runs the same plan, with equal options.
+            plan: where every element comes from, as `layout.route`, `supply` or `addends` tell it.
+            sources: what this worker holds of it, such as old shards at the agreed version, by `Transfer.shard`.
+            target: what to fill, such as `ShardedOptimizer.staging()`.
+            kinds: tensors to move, and the dtype in which they travel; what has another at its source is rounded
+                there, once, and what stays on a worker likewise. By default all of the target, as they are.
+            add: add to the target instead of overwriting it; then an element may come from several sources. What is
+                in the target beforehand counts as well, so it must not be in the plan too. Floats are added in the
+                order in which the plan first names their sources, after what is here.
+            tag: of the messages; different for plans that are under way at the same time.
         """
         self._group = group
         self._me = group.members[group.rank]
         self._plan = plan
         self._sources = {shard: _Index(part) for shard, part in sources.items()}
         self._target = _Index(target)
+        self._add = add
+        self._tag = tag
+        dtypes = {name: tensor.dtype for name, tensor in target.tensors.items()} if kinds is None else kinds
         # widest elements first: then every section of a message begins at a multiple of its element size
-        self._kinds = sorted(target.tensors, key=lambda name: (-target.tensors[name].dtype.itemsize, name))
-        self._element_bytes = sum(target.tensors[name].dtype.itemsize for name in self._kinds)
+        self._kinds = dict(sorted(dtypes.items(), key=lambda kind: (-kind[1].itemsize, kind[0])))
+        self._element_bytes = sum(dtype.itemsize for dtype in self._kinds.values())
         self._sends: list[Handle] = []
         self._receives: list[tuple[Handle, torch.Tensor, list[Transfer]]] = []
         self.bytes_sent = self.bytes_received = self.bytes_kept = 0
 
     def start(self) -> Self:
-        """Post all messages, and copy what is here while they travel."""
+        """Post all messages, and copy what is here while they travel. The sources may change once it returns."""
         incoming = self._by_peer([t for t in self._plan if t.destination == self._me != t.source], "source")
         outgoing = self._by_peer([t for t in self._plan if t.source == self._me != t.destination], "destination")
         for peer, transfers in incoming.items():
             message = torch.empty(self._message_bytes(transfers), dtype=torch.uint8)
-            self._receives.append((self._group.irecv(message, peer, TAG), message, transfers))
+            self._receives.append((self._group.irecv(message, peer, self._tag), message, transfers))
             self.bytes_received += message.numel()
         for peer, transfers in outgoing.items():
             message = self._pack(transfers)
-            self._sends.append(self._group.isend(message, peer, TAG))
+            self._sends.append(self._group.isend(message, peer, self._tag))
             self.bytes_sent += message.numel()
         for transfer in self._plan:
             if transfer.source == transfer.destination == self._me:
                 self._keep(transfer)
         return self
 
+    @property
+    def ready(self) -> bool:
+        """Everything posted has arrived and been sent; `finish` will not wait."""
+        return all(handle.done for handle in self._sends) and all(handle.done for handle, *_ in self._receives)
+
     def finish(self) -> None:
-        """Wait until the new shard is whole and everything has been sent.
+        """Wait until the target is whole and everything has been sent.
 
         Raises:
-            PeerLost: a member was lost; the old shards are as they were.
+            PeerLost: a member was lost; the old shards are as they were, the target is not to be used.
         """
         for handle, message, transfers in self._receives:
             self._group.wait([handle])
@@ -108,8 +137,7 @@ class Remap:
     def _sections(self, message: torch.Tensor, transfers: Sequence[Transfer]) -> dict[str, torch.Tensor]:
         """The message as one flat tensor per kind."""
         size, start, sections = sum(t.stop - t.start for t in transfers), 0, {}
-        for kind in self._kinds:
-            dtype = self._target.tensors[kind].dtype
+        for kind, dtype in self._kinds.items():
             sections[kind] = message[start : start + size * dtype.itemsize].view(dtype)
             start += size * dtype.itemsize
         return sections
@@ -118,19 +146,26 @@ class Remap:
         message = torch.empty(self._message_bytes(transfers), dtype=torch.uint8)
         for kind, section in self._sections(message, transfers).items():
             pieces = [self._sources[t.shard].find(kind, t.start, t.stop) for t in transfers]
-            torch.cat(pieces, out=section)
+            torch.cat([piece.to(section.dtype) for piece in pieces], out=section)
         return message
 
     def _unpack(self, message: torch.Tensor, transfers: Sequence[Transfer]) -> None:
         sizes = [t.stop - t.start for t in transfers]
         for kind, section in self._sections(message, transfers).items():
             for transfer, piece in zip(transfers, section.split(sizes), strict=True):
-                self._target.find(kind, transfer.start, transfer.stop).copy_(piece)
+                self._fill(kind, transfer, piece)
 
     def _keep(self, t: Transfer) -> None:
-        for kind in self._kinds:
-            self._target.find(kind, t.start, t.stop).copy_(self._sources[t.shard].find(kind, t.start, t.stop))
+        for kind, dtype in self._kinds.items():
+            self._fill(kind, t, self._sources[t.shard].find(kind, t.start, t.stop).to(dtype))
         self.bytes_kept += self._message_bytes([t])
+
+    def _fill(self, kind: str, t: Transfer, piece: torch.Tensor) -> None:
+        room = self._target.find(kind, t.start, t.stop)
+        if self._add:
+            room.add_(piece)
+        else:
+            room.copy_(piece)
 
 
 class _Index:

@@ -51,6 +51,68 @@ def test_a_single_member_has_no_holder():
     assert holders([], 2) == ()
 
 
+@st.composite
+def staged(draw: st.DrawFn) -> tuple[list[str], list[int]]:
+    """Any members with domains and stages."""
+    domains = draw(domain_lists)
+    return domains, draw(st.lists(st.integers(0, 3), min_size=len(domains), max_size=len(domains)))
+
+
+@given(staged(), st.integers(0, 4))
+def test_stages_leave_everybody_the_same_number_of_copies_of_others(members, copies):
+    domains, stages = members
+    found = holders(domains, copies, stages)
+    each = min(copies, len(domains) - 1)
+    assert all(len(set(row)) == each and owner not in row for owner, row in enumerate(found))
+    assert set(Counter(holder for row in found for holder in row).values()) <= {each}
+    assert found == holders(domains, copies, stages)
+
+
+@given(staged())
+def test_stages_keep_no_copy_in_its_domain(members):
+    domains, stages = members
+    inside = [
+        sum(domains[owner] == domains[row[0]] for owner, row in enumerate(table) if row)
+        for table in (holders(domains, 1), holders(domains, 1, stages))
+    ]
+    assert inside[0] == inside[1]
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=12))
+def test_one_copy_leaves_its_stage_wherever_it_can(stages):
+    inside = sum(stages[owner] == stages[row[0]] for owner, row in enumerate(holders(["one"] * len(stages), 1, stages)))
+    assert inside == max(0, 2 * max(Counter(stages).values()) - len(stages))
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2, 3])
+@pytest.mark.parametrize("num_stages", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_pipelines", [1, 2, 3, 4])
+def test_no_copy_of_whole_pipelines_lies_on_its_node_or_in_its_stage(num_nodes, num_stages, num_pipelines):
+    each = num_stages * num_pipelines
+    domains = [f"n{node}" for node in range(num_nodes) for _ in range(each)]
+    stages = [rank % num_stages for rank in range(len(domains))]
+    for owner, row in enumerate(holders(domains, 1, stages)):
+        for holder in row:
+            assert num_nodes == 1 or domains[holder] != domains[owner]
+            assert num_stages == 1 or stages[holder] != stages[owner]
+
+
+@given(staged(), st.integers(1, 3))
+def test_a_stage_may_be_lost_whole_as_long_as_another_can_hold_its_copies(members, copies):
+    stages = members[1]
+    if 2 * max(Counter(stages).values()) > len(stages):
+        return
+    table = holders(["one"] * len(stages), copies, stages)
+    assert all(any(stages[holder] != stages[owner] for holder in row) for owner, row in enumerate(table))
+
+
+def test_thousands_of_members_in_stages():
+    domains, stages = [f"n{i // 8}" for i in range(10_000)], [i % 8 for i in range(10_000)]
+    for owner, row in enumerate(holders(domains, 2, stages)):
+        assert len({domains[owner], domains[row[0]], domains[row[1]]}) == 3
+        assert stages[owner] not in (stages[row[0]], stages[row[1]])
+
+
 def holding(shard, version, *, epoch=1, num_shards=3, owner=True) -> Holding:
     return Holding(layout_epoch=epoch, num_shards=num_shards, shard=shard, version=version, owner=owner)
 

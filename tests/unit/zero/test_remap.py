@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from support.fake_group import FakeNetwork
 
 from elaswave.errors import PeerLost
-from elaswave.zero.layout import Layout, cut, route
-from elaswave.zero.remap import Part, Remap
+from elaswave.zero.layout import Layout, Ranges, addends, count, cut, route, supply
+from elaswave.zero.remap import NOTHING, Part, Remap
 
 KINDS = {"master": torch.float32, "steps": torch.int64, "low": torch.bfloat16, "flag": torch.uint8}
 
@@ -34,7 +34,7 @@ def run(old: Layout, new: Layout, names: list[str], holders: list[list[str]], ow
     remaps = []
     for i, name in enumerate(names):
         sources = {shard: part(state, old, shard) for shard in range(old.num_shards) if name in holders[shard]}
-        remaps.append(Remap(network.groups[i], plan, sources, targets[i]).start())
+        remaps.append(Remap(network.groups[i], plan, sources, targets[i], kinds=KINDS).start())
     for remap in remaps:
         remap.finish()
     for name, target in zip(names, targets, strict=True):
@@ -43,9 +43,6 @@ def run(old: Layout, new: Layout, names: list[str], holders: list[list[str]], ow
             assert all(torch.equal(target.tensors[kind], expected.tensors[kind]) for kind in KINDS)
     assert sum(remap.bytes_sent for remap in remaps) == network.bytes == sum(r.bytes_received for r in remaps)
     return remaps
-
-
-NOTHING = Part(ranges=(), tensors={kind: torch.zeros(0, dtype=dtype) for kind, dtype in KINDS.items()})
 
 
 @given(
@@ -105,3 +102,104 @@ def test_a_loss_in_the_middle_leaves_the_old_shards_and_a_second_try_succeeds():
 def test_tensors_that_do_not_fit_their_ranges_are_refused():
     with pytest.raises(ValueError, match="master has 3 elements, its ranges have 4"):
         Part(ranges=((0, 4),), tensors={"master": torch.zeros(3)})
+
+
+def flat(size: int) -> Part:
+    """A shard of everything, with weights that bfloat16 must round."""
+    values = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    return Part(ranges=((0, size),), tensors={"master": values, "other": torch.zeros(size)})
+
+
+def piece(whole: Part, ranges: Ranges) -> Part:
+    return Part(
+        ranges=ranges,
+        tensors={k: torch.cat([t[a:b] for a, b in ranges] or [t[:0]]) for k, t in whole.tensors.items()},
+    )
+
+
+def room(ranges: Ranges, name: str, dtype: torch.dtype) -> Part:
+    return Part(ranges=ranges, tensors={name: torch.zeros(count(ranges), dtype=dtype)})
+
+
+def carry_out(remaps: list[Remap]) -> None:
+    for remap in remaps:
+        remap.start()
+    for remap in remaps:
+        remap.finish()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weights_are_rounded_once_for_all_who_want_them(dtype):
+    names, state = ["w0", "w1", "w2", "w3"], flat(3000)
+    old = cut([1000, 0, 2000], 3, "interleaved", 16, [((0,), (0, 1)), ((1, 2), (1, 2))])
+    holders = [["w0"], ["w1", "w0"], ["w2"]]
+    wanted = {"w0": ((0, 1000), (1500, 2500)), "w3": ((0, 3000),), "w2": ((900, 2400),)}
+    plan = supply(old, holders, wanted)
+    targets = {name: room(wanted[name], "master", dtype) for name in wanted}
+    network = FakeNetwork(names)
+    remaps = []
+    for i, name in enumerate(names):
+        sources = {s: piece(state, old.ranges(s)) for s in range(3) if name in holders[s]}
+        target = targets.get(name, NOTHING)
+        remaps.append(Remap(network.groups[i], plan, sources, target, kinds={"master": torch.bfloat16}))
+    carry_out(remaps)
+    rounded = state.tensors["master"].bfloat16().to(dtype)
+    for name, target in targets.items():
+        expected = torch.cat([rounded[a:b] for a, b in wanted[name]])
+        assert torch.equal(target.tensors["master"], expected)
+    moved = sum(t.stop - t.start for t in plan if t.source != t.destination)
+    assert network.bytes == 2 * moved == sum(remap.bytes_sent for remap in remaps)
+
+
+@given(st.sampled_from([torch.int64, torch.float32]), st.data())
+@settings(max_examples=60, deadline=None)
+def test_partial_sums_of_several_holders_are_added_to_what_is_there(dtype, data):
+    size, names = 60, ["w0", "w1", "w2"]
+    points = [sorted(data.draw(st.sets(st.integers(0, size), max_size=8))) for _ in range(6)]
+    some = [tuple(zip(p[0::2], p[1::2], strict=False)) for p in points]
+    held, wanted = dict(zip(names, some[:3], strict=True)), dict(zip(names, some[3:], strict=True))
+    numbers = torch.Generator().manual_seed(1)
+    values = [torch.randint(-100, 100, (size,), generator=numbers).to(dtype) for _ in names]
+    plan = addends(held, wanted)
+    network = FakeNetwork(names)
+    targets = [Part(ranges=wanted[n], tensors={"sum": torch.ones(count(wanted[n]), dtype=dtype)}) for n in names]
+    remaps = []
+    for i, name in enumerate(names):
+        own = piece(Part(ranges=((0, size),), tensors={"sum": values[i]}), held[name])
+        remaps.append(Remap(network.groups[i], plan, {0: own}, targets[i], add=True))
+    carry_out(remaps)
+    total = torch.ones(size, dtype=dtype)
+    for value, name in zip(values, names, strict=True):
+        for start, stop in held[name]:
+            total[start:stop] += value[start:stop]
+    for name, target in zip(names, targets, strict=True):
+        expected = piece(Part(ranges=((0, size),), tensors={"sum": total}), wanted[name])
+        assert torch.equal(target.tensors["sum"], expected.tensors["sum"])
+
+
+def test_two_plans_travel_at_once_and_say_when_they_are_ready():
+    names, state = ["w0", "w1"], flat(512)
+    layout = cut([512], 1)
+    plan = supply(layout, [["w0"]], {"w1": ((0, 512),)})
+    network = FakeNetwork(names)
+    weights = room(((0, 512),), "master", torch.bfloat16)
+    rest = Part(ranges=((0, 512),), tensors={"other": torch.ones(512)})
+    late = Remap(network.groups[0], plan, {0: state}, kinds={"other": torch.float32}, tag=7).start()
+    early = Remap(network.groups[0], plan, {0: state}, kinds={"master": torch.bfloat16}, tag=8).start()
+    first = Remap(network.groups[1], plan, {}, weights, tag=8).start()
+    expected = state.tensors["master"].bfloat16()
+    state.tensors["master"].zero_()
+    assert not first.ready
+    assert not early.ready
+    network.progress()
+    assert first.ready
+    assert early.ready
+    assert not late.ready
+    assert not weights.tensors["master"].any()
+    first.finish()
+    assert torch.equal(weights.tensors["master"], expected)
+    second = Remap(network.groups[1], plan, {}, rest, tag=7).start()
+    for remap in (second, late, early):
+        remap.finish()
+        assert remap.ready
+    assert not rest.tensors["other"].any()
