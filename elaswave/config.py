@@ -176,6 +176,8 @@ class Elasticity(Section):
     """Longest time from the start of a worker's process to its first hello."""
     leave_timeout_s: Seconds = 20.0
     """How long a planned leave may take before the worker is killed."""
+    background_migration: bool = True
+    """Let optimizer state travel into a new layout behind the training; false waits for it before the job goes on."""
     spares: Count = 1
     """Warm spare processes per node: imported and waiting, in the job within a fraction of a second."""
     transport: Transport = Transport.AUTO

@@ -12,6 +12,7 @@ ElasWaveError
 ├── DeadlineExceeded                a wait ended at its deadline
 ├── NumericsError                   a gradient left the range in which sums are exact
 ├── CorruptState                    two holders of the same state disagree
+│   └── Damaged                     ... and good copies are left: the members restore it, the step is offered again
 ├── Unrecoverable                   state and all its copies are gone; names what was lost
 └── BenchError                      a contender failed, so that nothing was measured
 """
@@ -81,6 +82,10 @@ class NumericsError(ElasWaveError):
 
 class CorruptState(ElasWaveError):
     """Two holders of the same state disagree, and no good copy is left."""
+
+
+class Damaged(CorruptState):
+    """A member's part of the state is not what was committed; the members bring it back from copies together."""
 
 
 class Unrecoverable(ElasWaveError):

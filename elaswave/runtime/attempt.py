@@ -3,7 +3,8 @@
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from elaswave.errors import PeerLost
+from elaswave.errors import Damaged, PeerLost
+from elaswave.runtime.boundary import end_attempt
 from elaswave.runtime.recovery import recover
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ class Attempt:
 
     Attributes:
         step: number of the step that is tried, from 1.
-        micro_batches: ids that this worker computes.
+        micro_batches: ids of which this worker computes some part.
     """
 
     def __init__(self, job: "Job") -> None:
@@ -30,12 +31,15 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Recover when a member was lost; let every other exception through."""
+        """Recover when a member or state was lost; let every other exception through."""
         if isinstance(error, PeerLost):
             recover(self._job, cause="lost")
             return True
+        if isinstance(error, Damaged):
+            recover(self._job, cause=str(error), target=self._job.view)
+            return True
         if error is None:
-            self._job.end_attempt()
+            end_attempt(self._job)
         return False
 
     @property

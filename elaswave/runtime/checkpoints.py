@@ -9,6 +9,7 @@ from elaswave.clock import Deadline
 from elaswave.config import Config
 from elaswave.errors import ConfigError
 from elaswave.events import Kind, Recorder
+from elaswave.runtime.exchange import gather_rows
 from elaswave.runtime.holding import Holding
 from elaswave.runtime.identity import versions
 from elaswave.snapshot.verify import combine
@@ -43,6 +44,36 @@ class Checkpoints:
     def busy(self) -> bool:
         return self._writer is not None and self._writer.busy
 
+    def after(self, job: "Job", step: int, *, busy: bool) -> None:
+        """A step has been committed: begin to write it if it is due.
+
+        Args:
+            busy: some worker is still writing the one before.
+        """
+        self.tell()
+        if not self.due(step) or step == job.config.training.steps:
+            return
+        if busy:
+            self.skip(step)
+        else:
+            self.write(job, step)
+
+    def write_last(self, job: "Job") -> None:
+        """Write the state after the last step, in the layout in which the job ends; every member calls it.
+
+        Raises:
+            PeerLost: a member was lost.
+        """
+        if not self._config.every_steps:
+            return
+        timeout_s = job.config.elasticity.collective_timeout_s / 2
+        self.finish(timeout_s)
+        if any(row[0] for row in gather_rows(job.world(), [self.busy])):
+            self.skip(job.step)
+            return
+        self.write(job, job.step)
+        self.finish(timeout_s)
+
     def due(self, step: int) -> bool:
         """Whether the state after a step is to be written."""
         return self._writer is not None and step % self._config.every_steps == 0
@@ -59,14 +90,14 @@ class Checkpoints:
 
         assert self._writer is not None
         assert self.folder is not None
-        held, stage = job.holding, job.trainee.stage
+        held, table = job.holding, job.trainee.stage.layers.table
         own = held.optimizer.state(step)
         whole = Manifest(
             step=step,
             digest=f"{combine(held.digests[step]):016x}",
             num_parts=held.layout.num_shards,
             scalars=own.scalars,
-            shapes=stage.shapes(),
+            shapes=table.shapes(),
             config=job.config.model_dump(mode="json"),
             corpus=job.corpus,
             versions=versions(),
@@ -74,8 +105,8 @@ class Checkpoints:
         part = Part(
             parent=self.folder,
             index=held.index,
-            epoch=held.epoch,
-            spans=stage.named_spans(),
+            epoch=held.number,
+            spans=table.named_spans(),
             ranges=held.layout.ranges(held.index),
             manifest=whole,
             keep=self._config.keep,
@@ -123,6 +154,6 @@ def load(job: "Job", held: Holding) -> Manifest:
     for text in changed if held.index == 0 else ():
         job.recorder.emit(Kind.ERROR, message=f"resumed with another setting, the bits will differ: {text}")
     target = held.optimizer.staging()
-    read_into(folder, list(pieces(job.trainee.stage.named_spans(), held.layout.ranges(held.index), target.tensors)))
+    read_into(folder, list(pieces(job.trainee.stage.layers.table.named_spans(), held.layout.ranges(held.index), target.tensors)))
     held.optimizer.adopt(found.step, found.scalars)
     return found

@@ -3,14 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
-from elaswave.communicator.group import Group
-from elaswave.communicator.spans import Spans
-from elaswave.events import Stage as StepStage
+from elaswave.pipeline.executor import Executor
 from elaswave.pipeline.stage import Stage
 from elaswave.runtime.step import commit_step
-from elaswave.snapshot.verify import digest
 from elaswave.zero.schema import Make, discover
 
 if TYPE_CHECKING:
@@ -18,71 +13,40 @@ if TYPE_CHECKING:
 
 
 class ModelHandle:
-    """The model of this worker: computes micro-batches and looks up between them.
+    """The model of this worker: computes its part of micro-batches and looks up in between.
 
     Attributes:
-        stage: layers, parameters and gradients.
-        losses: of the micro-batches of the open step whose gradients are in the sum.
-        versions: for each of the two parameter buffers the step after which they were so, None while not whole.
+        stage: layers, weights and gradients.
     """
 
     def __init__(self, job: "Job", stage: Stage) -> None:
         self._job = job
         self.stage = stage
-        self.losses: dict[int, float] = {}
-        self.versions: list[int | None] = [0, None]
 
-    def begin(self) -> None:
-        """Forget what was computed for a step that is over, or for an attempt of which nothing is kept."""
-        self.losses = {}
-        self.stage.begin()
+    @property
+    def losses(self) -> dict[int, float]:
+        """Of the micro-batches whose last layer is in this worker's sums."""
+        return self.stage.gradients.losses
 
     def forward_backward(self, micro_batches: Sequence[int]) -> float:
-        """Compute micro-batches and add their gradients.
+        """Compute this worker's part of micro-batches and add its gradients.
 
         Args:
-            micro_batches: ids of the step, as the attempt offers them.
+            micro_batches: ids, as the attempt offers them.
 
         Returns:
-            This worker's part of the loss.
+            This worker's part of the loss; 0 where it has no last layer.
 
         Raises:
             PeerLost: a member was lost; noticed between any two passes.
+            ValueError: these are not the micro-batches of the attempt.
         """
-        job, step = self._job, self._job.step + 1
-        for micro_batch in micro_batches:
-            with job.stage(StepStage.FORWARD, micro_batch=micro_batch):
-                loss = self.stage.forward(step, micro_batch)
-            job.mesh.poll()
-            with job.stage(StepStage.BACKWARD, micro_batch=micro_batch):
-                self.stage.backward(micro_batch)
-            self.losses[micro_batch] = loss
-            job.mesh.poll()
+        job = self._job
+        if tuple(micro_batches) != job.micro_batches():
+            raise ValueError(f"micro-batches {tuple(micro_batches)}: the attempt offers {job.micro_batches()}")
+        self.stage.drop_passes()
+        Executor(self.stage, job.world(), job.step + 1, job.stage, job.look_up).run(job.operations)
         return sum(self.losses.values())
-
-    def gather(self, group: Group, shard: torch.Tensor, spans: Spans, version: int) -> None:
-        """Collect everyone's new weights in the buffer that is not in use.
-
-        Args:
-            shard: this worker's weights.
-            spans: per member its element ranges.
-            version: step after which the weights are so.
-        """
-        aside = 1 - self.stage.active
-        self.versions[aside] = None
-        group.all_gather(shard, self.stage.flat[aside], spans)
-        self.versions[aside] = version
-
-    def select(self, version: int) -> None:
-        """Compute with the parameters of a version that is here."""
-        self.stage.flip(self.versions.index(version))
-
-    def digest(self, version: int) -> int | None:
-        """Digest of the parameters of a version; None when they are not here."""
-        if version not in self.versions:
-            return None
-        parameters = self.stage.flat[self.versions.index(version)]
-        return digest(((0, parameters.numel()),), {"master": parameters})
 
 
 class OptimizerHandle:
@@ -103,5 +67,6 @@ class OptimizerHandle:
 
         Raises:
             PeerLost: a member was lost before the commit.
+            Damaged: the state was not what was committed; nothing was changed.
         """
         commit_step(self._job)

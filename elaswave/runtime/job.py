@@ -7,8 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from torch import nn
-
 from elaswave.clock import Deadline
 from elaswave.communicator.group import Group
 from elaswave.communicator.mesh import Mesh
@@ -16,30 +14,39 @@ from elaswave.config import Config
 from elaswave.coordination.agent import Agent
 from elaswave.coordination.secret import job_secret
 from elaswave.data.dataset import Dataset
-from elaswave.errors import Dismissed, PeerLost
+from elaswave.errors import CorruptState, Damaged, Dismissed
 from elaswave.events import Kind, Phase, Recorder, Stage
 from elaswave.numerics import pin_threads
-from elaswave.planner.dataflow import top_up
-from elaswave.planner.plan import Plan
+from elaswave.pipeline.buckets import Key
+from elaswave.pipeline.layers import LossSum
+from elaswave.pipeline.schedule import Operation
+from elaswave.planner.plan import Plan, Task
 from elaswave.runtime.attempt import Attempt
+from elaswave.runtime.boundary import farewell
 from elaswave.runtime.build import build_stage
 from elaswave.runtime.checkpoints import Checkpoints
-from elaswave.runtime.exchange import gather_rows, unsigned
+from elaswave.runtime.exchange import unsigned
 from elaswave.runtime.handles import ModelHandle, OptimizerHandle
 from elaswave.runtime.holding import Holding
 from elaswave.runtime.identity import config_digest, settings, versions
 from elaswave.runtime.marker import began, mark_begun
-from elaswave.runtime.recovery import WORLD, recover
+from elaswave.runtime.migration import Migration
+from elaswave.runtime.recovery import WORLD, bucket_group, recover
 from elaswave.runtime.restore import Restored
 from elaswave.runtime.solo import SoloAgent
-from elaswave.runtime.views import at_boundary, interrupting
+from elaswave.runtime.views import interrupting
 from elaswave.runtime.vote import Vote
+from elaswave.runtime.work import Work
 from elaswave.snapshot.ring import Holding as Offer
 from elaswave.snapshot.verify import combine
 from elaswave.topology import View
 from elaswave.zero.schema import Make
 
 Probe = Callable[[int, str], None]
+DAMAGES_MAX = 3
+"""How often the state of one step is restored because it is damaged, before the job gives up."""
+GENERATION_BITS = 8
+"""Of the number of a layout: how often one view may begin anew."""
 
 
 def join(config: Config, *, recorder: Recorder | None = None, probe: Probe | None = None) -> "Job":
@@ -81,6 +88,12 @@ class Job:
         settled: the recovery into `view` is complete and steps are being computed.
         began: some member has committed a step in the life of this job.
         departed: this worker has left on purpose.
+        plan: who computes and holds what in `view`.
+        operations: what this worker does in the attempt on offer.
+        migration: what is on its way into the layout of `plan`.
+        pending: vote, gradient norm and learning rate of the step that is being committed.
+        leavers: indices of members that leave after the last committed step.
+        agreed_epoch: every member has received the views up to here.
     """
 
     def __init__(self, config: Config, agent: Agent | SoloAgent, mesh: Mesh, recorder: Recorder, probe: Probe) -> None:
@@ -97,22 +110,37 @@ class Job:
         self.optimizer: OptimizerHandle | None = None
         self.corpus = ""
         self.checkpoints = Checkpoints(config, self.run_folder, recorder)
+        self.operations: tuple[Operation, ...] = ()
+        self.agreed_epoch, self.leavers = 0, list[int]()
+        self.pending: tuple[Vote, float, float] | None = None
         self._held: Holding | None = None
         self._before: Holding | None = None
-        self._agreed_epoch, self._leavers = 0, list[int]()
-        self.pending: tuple[Vote, float, float] | None = None
+        self._migration: Migration | None = None
+        self._state_digest = 0
+        self._work = Work()
+        self._keeps_sums = False
+        self._damages: list[int] = []
         self._step_began_s = 0.0
-        self._open: tuple[int, ...] | None = None
         agent.on_view = self._on_view
         if (control := agent.fileno()) is not None:
             mesh.attach(control, agent.on_readable)
 
     # -- what a script calls -----------------------------------------------------------------------------------
 
-    def pipeline(self, model: nn.Module, dataset: Dataset) -> ModelHandle:
-        """Take charge of a model and its data; this worker computes the micro-batches that the plan gives it."""
+    def pipeline(self, model: object, dataset: Dataset, *, loss: LossSum | None = None) -> ModelHandle:
+        """Take charge of a model and its data; this worker computes the layers and micro-batches that the plan says.
+
+        Args:
+            model: layers that are computed one after another: an object with `layers()` and
+                `loss_sum(output, targets)`, or an `nn.Sequential` or list of modules or LayerSpecs.
+            dataset: samples by number.
+            loss: (output, targets) -> sum of the losses, for a model that has none of its own.
+
+        Raises:
+            ConfigError: the model cannot be trained in this way; the message says why and what to do.
+        """
         self.corpus = dataset.identity()
-        self.model = ModelHandle(self, build_stage(self.config, model, dataset))
+        self.model = ModelHandle(self, build_stage(self.config, model, dataset, loss))
         return self.model
 
     def shard(self, make: Make, model: ModelHandle) -> OptimizerHandle:
@@ -133,7 +161,7 @@ class Job:
             while not self.departed:
                 while self.step < self.config.training.steps and not self.departed:
                     yield Attempt(self)
-                if self.departed or self._farewell():
+                if self.departed or farewell(self):
                     return
         except Dismissed as dismissed:
             self.recorder.emit(Kind.LEFT, step=self.step, reason=str(dismissed))
@@ -155,7 +183,7 @@ class Job:
             self.recorder.emit(Kind.ERROR, message=f"{type(error).__name__}: {error}")
         self.close()
 
-    # -- joining and leaving -----------------------------------------------------------------------------------
+    # -- views -------------------------------------------------------------------------------------------------
 
     def _take_rank(self) -> None:
         view = self.agent.join(
@@ -169,32 +197,6 @@ class Job:
             config = self.config.model_dump(mode="json")
             self.recorder.emit(Kind.RUN, config=config, name=self.config.run.name, workers=len(view.members))
         self.recorder.emit(Kind.JOINED, epoch=view.epoch, step=self.step)
-
-    def _farewell(self) -> bool:
-        """Wait until everyone has committed the last step, and written it; false when a loss has taken it back."""
-        try:
-            self.holding.pool.finish()
-            self._write_last()
-            self.world().barrier()
-        except PeerLost:
-            if not self.agent.newest.finished:
-                recover(self, cause="lost")
-                return False
-        self.agent.finish()
-        self.recorder.emit(Kind.LEFT, step=self.step, reason="finished")
-        return True
-
-    def _write_last(self) -> None:
-        """The state after the last step, in the layout in which the job ends."""
-        if not self.config.checkpoint.every_steps:
-            return
-        timeout_s = self.config.elasticity.collective_timeout_s / 2
-        self.checkpoints.finish(timeout_s)
-        if any(row[0] for row in gather_rows(self.world(), [self.checkpoints.busy])):
-            self.checkpoints.skip(self.step)
-            return
-        self.checkpoints.write(self, self.step)
-        self.checkpoints.finish(timeout_s)
 
     def _on_view(self, view: View) -> None:
         """Remember a view, and interrupt what it makes impossible."""
@@ -213,23 +215,45 @@ class Job:
         return self._held
 
     @property
+    def migration(self) -> Migration:
+        assert self._migration is not None, "attempts() makes the first layout"
+        return self._migration
+
+    @property
     def trainee(self) -> ModelHandle:
         assert self.model is not None, "call job.pipeline(model, dataset) first"
         return self.model
 
     def holdings(self) -> list[Holding]:
-        """The current layout and, until its first commit, the one before."""
+        """The current layout and, until its first commit, the last one that was whole before."""
         return [held for held in (self._held, self._before) if held is not None]
 
     def world(self) -> Group:
         return self.mesh.group(WORLD)
 
-    def micro_batches(self) -> tuple[int, ...]:
-        """Ids this worker is to compute now: its share of the plan, or of what a lost member has left open."""
+    def buckets(self) -> list[tuple[int, Key, Group]]:
+        """This worker's buckets with their groups, in an order in which neighbouring stages do not wait in a row."""
         assert self.plan is not None
-        if self._open is not None:
-            return self._open
-        return self.plan.micro_batches[self.plan.index_of(self.agent.worker_id)]
+        me, everyone = self.plan.index_of(self.agent.worker_id), len(self.plan.worker_ids)
+        mine = [(number, bucket) for number, bucket in enumerate(self.plan.buckets) if me in bucket.members]
+        return [
+            (number, bucket.units, self.world() if len(bucket.members) == everyone else self.mesh.group(bucket_group(number)))
+            for number, bucket in sorted(mine, key=lambda item: (item[0] % 2, item[0] % 4, item[0]))
+        ]
+
+    def micro_batches(self) -> tuple[int, ...]:
+        """Ids of which this worker computes some part now: its share of the step, or of what a fault has left."""
+        assert self.plan is not None
+        return self._work.of(self.plan.index_of(self.agent.worker_id))
+
+    def look_up(self) -> None:
+        """Between operations: let messages travel, and see whether a member was lost.
+
+        Raises:
+            PeerLost: one was.
+        """
+        self.mesh.poll()
+        self.migration.progress()
 
     @contextmanager
     def stage(self, stage: Stage, **fields: int) -> Iterator[None]:
@@ -260,12 +284,39 @@ class Job:
 
     def begin_attempt(self) -> None:
         self._step_began_s = self.recorder.clock.monotonic()
-        if self._open is None:
-            self.trainee.begin()
+        if not self._keeps_sums:
+            self.trainee.stage.gradients.begin()
 
     def log_values(self, values: Mapping[str, float]) -> None:
         """Write numbers of the script down."""
         self.recorder.emit(Kind.METRICS, step=self.step, **values)
+
+    def state_digest(self) -> int:
+        """Of the own shard that the step begins from, as it is now; 0 when nobody wants to know."""
+        if self.migration.pending:
+            return self.migration.digest
+        return self.holding.digest(self.holding.index, self.step) if self.config.snapshot.verify else 0
+
+    def check_state(self, vote: Vote) -> None:
+        """What all members begin the step from is what was committed; a new layout is proved whole by that.
+
+        Raises:
+            Damaged: it is not; every member finds the same.
+        """
+        held = self.holding
+        if self.migration.pending:
+            if combine(vote.digests) != self._state_digest:
+                raise self._damage(f"what arrived of step {self.step} in a new layout is not what was sent")
+            held.record(self.step, vote.digests)
+            held.whole, self.migration.pending = True, False
+        elif self.config.snapshot.verify and (known := held.digests[self.step]) != vote.digests:
+            wrong = [shard for shard, pair in enumerate(zip(known, vote.digests, strict=True)) if pair[0] != pair[1]]
+            raise self._damage(f"the live state of shards {wrong} of step {self.step} is not what was committed")
+
+    def _damage(self, message: str) -> CorruptState:
+        """An end to trying when one step is damaged again and again."""
+        self._damages = [*(step for step in self._damages if step == self.step), self.step]
+        return (Damaged if len(self._damages) <= DAMAGES_MAX else CorruptState)(message)
 
     def commit(self, rows: Sequence[Sequence[int]]) -> None:
         """Name the new version the current one, everywhere or nowhere: nothing in here waits for anybody.
@@ -276,31 +327,24 @@ class Job:
         """
         held, step = self.holding, self.step + 1
         held.optimizer.commit()
-        self.trainee.select(step)
+        self.trainee.stage.select(step)
         held.record(step, [unsigned(row[0]) for row in rows])
-        self._agreed_epoch = min(row[1] for row in rows)
-        self._leavers = [i for i, row in enumerate(rows) if row[2]]
+        self.agreed_epoch = min(row[1] for row in rows)
+        self.leavers = [i for i, row in enumerate(rows) if row[2]]
         self._before = None
         if not self.began:
             self.began = True
             mark_begun(self.run_folder)
         self._announce(step, combine(held.digests[step]))
+        assert self.plan is not None
+        self._take_up(self.plan.tasks)
         self._reach(Stage.SNAPSHOT)
         assert self.pending is not None
         held.pool.start(held.optimizer.state(), gradient=held.optimizer.gradient, lr=self.pending[2])
-        self._checkpoint(step, busy=any(row[3] for row in rows))
-
-    def _checkpoint(self, step: int, *, busy: bool) -> None:
-        self.checkpoints.tell()
-        if not self.checkpoints.due(step) or step == self.config.training.steps:
-            return
-        if busy:
-            self.checkpoints.skip(step)
-        else:
-            self.checkpoints.write(self, step)
+        self.checkpoints.after(self, step, busy=any(row[3] for row in rows))
 
     def _announce(self, step: int, digest: int) -> None:
-        """The step counts: write it down, with the micro-batches that this worker computed for it."""
+        """The step counts: write it down, with the micro-batches whose loss this worker computed."""
         assert self.pending is not None
         vote, norm, lr = self.pending
         self.step, self.loss = step, vote.loss
@@ -317,80 +361,58 @@ class Job:
             counted=len(vote.losses),
             step_s=self.recorder.clock.monotonic() - self._step_began_s,
         )
-        self.trainee.losses = {}
-        self._open = None
-
-    def end_attempt(self) -> None:
-        """At the step boundary: let workers go that leave, and enter a view in which nobody was lost."""
-        try:
-            if self._leavers:
-                self._part()
-            elif self._coming() is not None:
-                self._cross()
-        except PeerLost:
-            recover(self, cause="lost")
-
-    def _coming(self) -> View | None:
-        assert self.view is not None
-        return at_boundary(self.view, self.seen, self._agreed_epoch)
-
-    def _cross(self) -> None:
-        """Everyone has seen the next view: enter it with all copies whole."""
-        target = self._coming()
-        assert target is not None
-        self.holding.pool.finish()
-        recover(self, cause=target.reason, target=target)
-
-    def _part(self) -> None:
-        """Members that leave hand over their shards as copies, and are gone when the others go on."""
-        assert self.plan is not None
-        self.holding.pool.finish()
-        self.checkpoints.finish(self.config.elasticity.leave_timeout_s / 2)
-        self.world().barrier()
-        leaving = {self.plan.worker_ids[index] for index in self._leavers}
-        if self.agent.worker_id in leaving:
-            self.agent.depart()
-            self.departed = True
-            self.recorder.emit(Kind.LEFT, step=self.step, reason="asked to leave")
-            return
-        deadline = Deadline(self.config.elasticity.leave_timeout_s)
-        while leaving & set(self.agent.newest.worker_ids()):
-            self.agent.wait_view(self.newest_epoch(), deadline)
-        assert self.view is not None
-        target = at_boundary(self.view, self.seen, self.newest_epoch())
-        recover(self, cause=self.agent.newest.reason, target=target)
+        self.trainee.stage.gradients.forget_records()
+        self._keeps_sums = False
 
     # -- the life of a recovery --------------------------------------------------------------------------------
+
+    def follow(self, plan: Plan) -> None:
+        """Enter a plan; what was being computed in the one before is remembered for what can be kept of it."""
+        self.plan = plan
+
+    def next_layout(self) -> int:
+        """Number of the layout that is made now: equal on all members, larger than all before."""
+        before = max((held.number for held in self.holdings()), default=0)
+        first = self.entered_epoch << GENERATION_BITS
+        return max(first, before + 1)
+
+    def begun(self) -> list[int]:
+        """Micro-batches of the open step that this worker, or a member that is gone, may have begun to compute."""
+        assert self.view is not None
+        return self._work.begun(self.agent.worker_id, self.view.worker_ids())
 
     def release_copies(self) -> None:
         """End shipping that will not complete; copies that have arrived count."""
         for held in self.holdings():
             held.pool.settle()
 
-    def resume(self, restored: Restored) -> int:
-        """Everyone has confirmed the new layout: compute in it.
-
-        Returns:
-            How many micro-batches this worker computes although some worker had computed them before.
-        """
-        assert self.plan is not None
+    def resume(self, restored: Restored) -> None:
+        """Everyone has what it needs to go on: compute in the new layout."""
         if self._held is not None and restored.version == self.step + 1:
-            self._announce(restored.version, combine(restored.held.digests[restored.version]))
-        self._before, self._held = self._held, restored.held
+            self._announce(restored.version, restored.digest)
+        if self._held is not None and self._held.whole:
+            self._before = self._held
+        self._held, self._migration = restored.held, restored.migration
+        self._state_digest = restored.digest
         self.step = restored.version
-        self.trainee.select(restored.version)
+        self.trainee.stage.select(restored.version)
         self.settled = True
         self.seen = [view for view in self.seen if view.epoch > self.entered_epoch]
-        if any(restored.done):
-            index = self.plan.index_of(self.agent.worker_id)
-            if not restored.done[index]:  # the sum here, if any, is of a step that has been taken back, or is over
-                self.trainee.begin()
-            self._open = top_up(self.config.micro_batches, restored.done)[index]
-            return len(self._open)
-        dropped = len(self.trainee.losses)
-        self._open = None
-        self.trainee.losses = {}
-        return dropped
+        self._keeps_sums = not restored.salvage.forget
+        self._take_up(restored.salvage.tasks)
+
+    def _take_up(self, tasks: tuple[Task, ...]) -> None:
+        """These are to be computed next."""
+        assert self.plan is not None
+        if self._work.same(self.plan, tasks):
+            return
+        self._work = Work(self.plan, tasks)
+        self.operations = self._work.operations(self.plan.index_of(self.agent.worker_id), self.config.parallelism, self.costs)
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """Of each layer, as the planner is told."""
+        return self.trainee.stage.layers.profile()[0]
 
     def report_corrupt(self, offer: Offer) -> None:
         what = "own shard" if offer.owner else "copy of shard"

@@ -76,8 +76,8 @@ def _recover_once(job: "Job", before: View | None, cause: str, interrupted_at: f
         lost=[member.rank for member in lost_between(before, view)] if before else [],
         cause=view.reason if cause == "lost" else cause,
         phases_s=times,
-        recomputed=restored.recomputed,
-        recomputed_share=restored.recomputed_share,
+        recomputed=restored.salvage.recomputed,
+        recomputed_share=restored.salvage.recomputed_share,
         bytes_moved=restored.bytes_moved,
         plan=plan.reason,
     )

@@ -5,14 +5,15 @@ to the old.
 """
 
 import contextlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from elaswave.block import Scalars
-from elaswave.errors import PeerLost, Unrecoverable
+from elaswave.errors import CorruptState, PeerLost, Unrecoverable
 from elaswave.runtime import salvage
 from elaswave.runtime.checkpoints import load
 from elaswave.runtime.exchange import gather_json, signed, unsigned
@@ -22,7 +23,7 @@ from elaswave.runtime.salvage import Salvage
 from elaswave.runtime.survey import Survey, take
 from elaswave.snapshot.ring import Decision, Lost, choose
 from elaswave.snapshot.ring import Holding as Offer
-from elaswave.snapshot.verify import digest
+from elaswave.snapshot.verify import combine, digest
 from elaswave.zero.layout import Layout, count, intersect, join, route, supply
 from elaswave.zero.remap import Part, Remap
 
@@ -43,7 +44,7 @@ class Origin:
         servers: per shard the one that speaks for it.
         parts: the shards that are here.
         scalars: what is not kept per element.
-        total: digest of the whole state as it was announced at the commit; None when nobody remembers.
+        announced: digest of the whole state, as at the commit; None until it is known.
         name: for messages.
         moved: the new layout is filled already.
     """
@@ -54,7 +55,7 @@ class Origin:
     servers: Sequence[str]
     parts: Mapping[int, Part]
     scalars: Scalars
-    total: int | None = None
+    announced: int | None = None
     name: str = "the members"
     moved: bool = False
 
@@ -66,7 +67,7 @@ class Restored:
     Attributes:
         held: the new layout, on its way to be filled.
         version: step after which the state was so.
-        total: digest of the whole state as it was announced; None when nobody remembers.
+        digest: of the whole state.
         migration: what is on its way.
         salvage: what is left to compute of the step after `version`.
         weight_bytes: received by this worker before it could go on.
@@ -74,8 +75,7 @@ class Restored:
 
     held: Holding
     version: int
-    total: int | None
-    origin: str
+    digest: int
     migration: Migration
     salvage: Salvage
     weight_bytes: int = 0
@@ -115,11 +115,11 @@ def restore(job: "Job") -> Restored:
     stage.hold(job.plan.layers[index], [bucket.units for bucket in job.plan.buckets if index in bucket.members],
                origin.version)
     weight_bytes, aside = _fetch_weights(job, origin, truth)
+    assert origin.announced is not None
     return Restored(
         held=held,
         version=origin.version,
-        total=origin.total,
-        origin=origin.name,
+        digest=origin.announced,
         migration=_migrate(job, held, origin, aside),
         salvage=left,
         weight_bytes=weight_bytes,
@@ -127,7 +127,11 @@ def restore(job: "Job") -> Restored:
 
 
 def _agree(job: "Job", held: Holding) -> tuple[Survey, Origin, Sequence[int]]:
-    """What to restore, and per unit the digest that its weights must have; damaged holdings are found and left out."""
+    """What to restore, and per unit the digest that its weights must have; damaged holdings are found and left out.
+
+    Raises:
+        CorruptState: what the members have is not what was announced, and nobody's part stands out.
+    """
     bad: set[Offer] = set()
     while True:
         survey = take(job, bad)
@@ -138,12 +142,18 @@ def _agree(job: "Job", held: Holding) -> tuple[Survey, Origin, Sequence[int]]:
         else:
             found = _verify(job, decision) if job.config.snapshot.verify else found
             origin = _origin(job, decision, survey)
-        table = torch.tensor([len(found), *_weight_digests(job, origin)], dtype=torch.int64)
+        table = torch.tensor([len(found), *_served_digests(job, origin)], dtype=torch.int64)
         job.world().all_reduce(table)
-        num_bad, *truth = table.tolist()
-        if not num_bad:
-            return survey, origin, truth
-        bad |= found
+        num_bad, total, *truth = table.tolist()
+        if num_bad:
+            bad |= found
+            continue
+        if origin.announced not in (None, unsigned(total)):
+            raise CorruptState(
+                f"step {origin.version} was announced as {origin.announced:016x}, "
+                f"what is to be restored from {origin.name} is {unsigned(total):016x}"
+            )
+        return survey, replace(origin, announced=unsigned(total)), truth
 
 
 def _verify(job: "Job", decision: Decision) -> set[Offer]:
@@ -188,7 +198,7 @@ def _begin(job: "Job", held: Holding, lost: Lost) -> Origin:
         servers=job.plan.worker_ids,
         parts={held.index: held.part(held.index, version)},
         scalars=held.optimizer.state(version).scalars,
-        total=total,
+        announced=total,
         name=name,
         moved=True,
     )
@@ -222,32 +232,33 @@ def _origin(job: "Job", decision: Decision, survey: Survey) -> Origin:
         servers=decision.servers,
         parts=parts,
         scalars=survey.scalars[decision.version],
-        total=survey.totals.get(decision.version),
+        announced=survey.totals.get(decision.version),
     )
 
 
 # -- weights: needed at once -----------------------------------------------------------------------------------
 
 
-def _weight_digests(job: "Job", origin: Origin) -> list[int]:
-    """Per unit the digest of the weights that the shards served here make; those of all servers add up."""
+def _served_digests(job: "Job", origin: Origin) -> list[int]:
+    """Of the shards served here the digest of all state, and per unit that of the weights they make.
+
+    Those of all servers add up to the digests of the whole.
+    """
     stage = job.trainee.stage
-    found = [0] * len(stage.layers.table.unit_bounds)
+    starts = [start for start, _ in stage.layers.table.unit_bounds]
+    state, found = 0, [0] * len(starts)
     for shard, server in enumerate(origin.servers):
         if server != job.agent.worker_id:
             continue
         part = origin.parts[shard]
+        state += digest(part.ranges, part.tensors)
         master, local = part.tensors["master"], 0
         for start, stop in part.ranges:
-            unit = _unit_of(stage.layers.table.unit_bounds, start)
+            unit = bisect_right(starts, start) - 1
             weights = master[local : local + stop - start].to(stage.weights.dtype)
             found[unit] += digest(((start, stop),), {"master": weights})
             local += stop - start
-    return [signed(value & ((1 << 64) - 1)) for value in found]
-
-
-def _unit_of(bounds: Sequence[tuple[int, int]], element: int) -> int:
-    return next(unit for unit, (start, stop) in enumerate(bounds) if start <= element < stop)
+    return [signed(combine([value])) for value in (state, *found)]
 
 
 def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[int, dict[str, list[int]]]:
@@ -259,6 +270,7 @@ def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[in
     assert job.plan is not None
     stage = job.trainee.stage
     weights, bounds = stage.weights, stage.layers.table.unit_bounds
+    weights.active = weights.slot_of(origin.version)
     lacking = [
         unit
         for unit in weights.buckets.units
@@ -271,12 +283,13 @@ def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[in
         worker_id: join(sorted(bounds[unit] for unit in row[0]))
         for worker_id, row in zip(job.plan.worker_ids, rows, strict=True)
     }
-    stage.weights.prepare(origin.version)
     if not any(wanted.values()):
         return 0, aside
     mine = wanted[job.agent.worker_id]
     target = Part(ranges=mine, tensors={"master": torch.empty(count(mine), dtype=weights.dtype)})
-    remap = Remap(job.world(), supply(origin.layout, origin.holders, wanted), origin.parts, target, tag=WEIGHTS_TAG)
+    plan = supply(origin.layout, origin.holders, wanted)
+    kinds = {"master": weights.dtype}
+    remap = Remap(job.world(), plan, origin.parts, target, kinds=kinds, tag=WEIGHTS_TAG)
     remap.start().finish()
     at = 0
     for unit in sorted(lacking):

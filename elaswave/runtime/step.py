@@ -79,7 +79,8 @@ def gather_weights(job: "Job", master: torch.Tensor, version: int) -> None:
 def _vote(job: "Job", gradient: torch.Tensor) -> Vote:
     held, gradients = job.holding, job.trainee.stage.gradients
     limbs = square_sum_limbs(gradient, held.layout.ranges(held.index))
-    sizes = (job.config.micro_batches, job.trainee.stage.layers.num_layers, held.layout.num_shards)
-    total = ballot(gradients.losses, gradients.spans(), limbs, job.digest_to_tell(), *sizes)
+    sizes = (job.config.micro_batches, job.trainee.stage.layers.num_layers)
+    digests = {held.index: job.state_digest()}
+    total = ballot(gradients.losses, gradients.spans(), limbs, digests, *sizes, held.layout.num_shards)
     job.world().all_reduce(total)
     return count(total, *sizes)

@@ -24,12 +24,12 @@ class Vote:
     Attributes:
         losses: loss of each micro-batch, already divided by the tokens of the global batch.
         limbs: fixed-point sum of the squares of the whole gradient.
-        state_digest: of the whole state as the members hold it, in [0, 2**64).
+        digests: of every shard of the state that the step begins from, as its owner has it now, in [0, 2**64).
     """
 
     losses: tuple[float, ...]
     limbs: tuple[int, ...]
-    state_digest: int
+    digests: tuple[int, ...]
 
     @property
     def loss(self) -> float:
@@ -43,23 +43,25 @@ class Vote:
 def ballot(
     losses: Mapping[int, float],
     contributions: Mapping[int, Collection[tuple[int, int]]],
+    limbs: Sequence[int],
+    digests: Mapping[int, int],
     num_micro_batches: int,
     num_layers: int,
-    limbs: Sequence[int],
-    state_digest: int,
+    num_shards: int,
 ) -> torch.Tensor:
     """This worker's part of the sum: int64 values, see `_sections`. They wrap around, as sums of bits and digests do.
 
     Args:
         losses: loss of each micro-batch whose last layer this worker computed.
         contributions: per micro-batch the (start, stop) layer ranges whose gradients are in this worker's sums.
+        limbs: fixed-point sum of squares of this worker's shard of the reduced gradient.
+        digests: of this worker's shard, by its index; signed or unsigned, the 64 bits count.
         num_micro_batches: of the whole step.
         num_layers: of the model.
-        limbs: fixed-point sum of squares of this worker's shard of the reduced gradient.
-        state_digest: of this worker's shard; signed or unsigned, the 64 bits count.
+        num_shards: of the layout.
     """
-    values = np.zeros(_size(num_micro_batches, num_layers), np.int64)
-    counts, bits, layers, micro_batches, squares, digest = _sections(values, num_micro_batches)
+    values = np.zeros(3 * num_micro_batches + num_layers + LIMBS + num_shards, np.int64)
+    counts, bits, layers, micro_batches, squares, told = _sections(values, num_micro_batches, num_layers)
     ids = np.fromiter(losses, np.int64, len(losses))
     counts[ids] = 1
     bits[ids] = np.fromiter(losses.values(), np.float64, len(losses)).view(np.int64)
@@ -69,7 +71,8 @@ def ballot(
     edges = np.bincount(starts, minlength=num_layers + 1) - np.bincount(stops, minlength=num_layers + 1)
     micro_batches[:] = np.cumsum(edges)[:num_layers]
     squares[:] = limbs
-    digest[:] = signed(state_digest)
+    for shard, digest in digests.items():
+        told[shard] = signed(unsigned(digest))
     return torch.from_numpy(values)
 
 
@@ -80,7 +83,7 @@ def count(total: torch.Tensor, num_micro_batches: int, num_layers: int) -> Vote:
         CorruptState: some loss, or the gradient of some layer of some micro-batch, is there not at all or repeatedly.
     """
     values = total.numpy()
-    counts, bits, layers, micro_batches, limbs, digest = _sections(values, num_micro_batches)
+    counts, bits, layers, micro_batches, limbs, told = _sections(values, num_micro_batches, num_layers)
     wrong = [
         *_wrong("losses of micro-batches must be there once each, but (id: times)", counts, 1),
         *_wrong(f"micro-batches must pass {num_layers} layers each, but (id: layers)", layers, num_layers),
@@ -95,18 +98,14 @@ def count(total: torch.Tensor, num_micro_batches: int, num_layers: int) -> Vote:
     return Vote(
         losses=tuple(bits.copy().view(np.float64).tolist()),
         limbs=tuple(limbs.tolist()),
-        state_digest=unsigned(int(digest[0])),
+        digests=tuple(unsigned(digest) for digest in told.tolist()),
     )
 
 
-def _size(num_micro_batches: int, num_layers: int) -> int:
-    return 3 * num_micro_batches + num_layers + LIMBS + 1
-
-
-def _sections(values: np.ndarray, num_micro_batches: int) -> list[np.ndarray]:
-    """Views: per micro-batch losses counted, bits of the loss, layers; per layer micro-batches; limbs; digest."""
-    m = num_micro_batches
-    return np.split(values, [m, 2 * m, 3 * m, len(values) - LIMBS - 1, len(values) - 1])
+def _sections(values: np.ndarray, num_micro_batches: int, num_layers: int) -> list[np.ndarray]:
+    """Views: per micro-batch losses counted, bits of the loss, layers; per layer micro-batches; limbs; digests."""
+    layers, limbs = 3 * num_micro_batches, 3 * num_micro_batches + num_layers
+    return np.split(values, [num_micro_batches, 2 * num_micro_batches, layers, limbs, limbs + LIMBS])
 
 
 def _wrong(rule: str, found: np.ndarray, wanted: int) -> list[str]:

@@ -1,0 +1,56 @@
+"""What is to be computed in an attempt, over all members, and in which order one of them does its part."""
+
+from collections.abc import Sequence
+
+from elaswave.config import Parallelism
+from elaswave.pipeline.schedule import Operation, operations
+from elaswave.planner.plan import Plan, Task, micro_batches
+from elaswave.planner.timetable import timetable
+
+
+class Work:
+    """Tasks of an attempt.
+
+    Args:
+        plan: in which they are computed; None before the first.
+        tasks: to compute.
+    """
+
+    def __init__(self, plan: Plan | None = None, tasks: tuple[Task, ...] = ()) -> None:
+        self._plan, self._tasks = plan, tasks
+        self._ids = micro_batches(tasks, len(plan.worker_ids)) if plan is not None else ()
+
+    def same(self, plan: Plan, tasks: tuple[Task, ...]) -> bool:
+        """Whether this is it already."""
+        return self._plan is plan and self._tasks is tasks
+
+    def of(self, member: int) -> tuple[int, ...]:
+        """Micro-batches of which a member computes some part."""
+        return self._ids[member]
+
+    def begun(self, worker_id: str, alive: Sequence[str]) -> list[int]:
+        """Micro-batches of which this worker, or one that is not alive any more, was to compute some part."""
+        if self._plan is None:
+            return []
+        alive = set(alive)
+        named = [
+            ids
+            for other, ids in zip(self._plan.worker_ids, self._ids, strict=True)
+            if other == worker_id or other not in alive
+        ]
+        return sorted({micro_batch for ids in named for micro_batch in ids})
+
+    def operations(self, member: int, parallelism: Parallelism, costs: Sequence[float]) -> tuple[Operation, ...]:
+        """What a member does, in order."""
+        assert self._plan is not None
+        if not self._tasks:
+            return ()
+        order = timetable(
+            self._tasks,
+            self._plan.stages,
+            costs,
+            parallelism.schedule,
+            len(self._plan.worker_ids),
+            parallelism.virtual_stages,
+        )
+        return operations(self._tasks, order.ops[member], member)
