@@ -6,15 +6,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from elaswave.config import Config, Optimizer
 from elaswave.data.dataset import Dataset
 from elaswave.data.microbatch import sample_ids
 from elaswave.errors import ConfigError
 from elaswave.models.dropout import connect
+from elaswave.models.spec import LayeredModel
 from elaswave.numerics import make_accumulator
+from elaswave.pipeline.layers import Layers
 from elaswave.pipeline.stage import Batch, Stage
+from elaswave.pipeline.whole import Whole
 from elaswave.rng import Streams
 from elaswave.zero.schema import Make
 
@@ -26,11 +28,12 @@ def _next_token(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return rows[:, :-1], rows[:, 1:]
 
 
-def build_stage(config: Config, model: nn.Module, dataset: Dataset) -> Stage:
+def build_stage(config: Config, model: LayeredModel, dataset: Dataset) -> Stage:
     """The whole model as one stage, fed by `dataset`, drawing from streams keyed by sample."""
     train = config.training
     streams = Streams(train.seed)
-    connect(model, streams)
+    whole = Whole(Layers(model, seed=train.seed))
+    connect(whole, streams)
     take_apart: TakeApart = getattr(dataset, "inputs_and_targets", _next_token)
     targets_per_sample = take_apart(dataset.sample(0)[None])[1].numel()
 
@@ -47,7 +50,7 @@ def build_stage(config: Config, model: nn.Module, dataset: Dataset) -> Stage:
         return inputs, targets, ids
 
     return Stage(
-        model,
+        whole,
         make_accumulator=partial(make_accumulator, train.numerics, num_micro_batches=config.micro_batches),
         streams=streams,
         batch=batch,

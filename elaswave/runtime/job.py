@@ -7,8 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from torch import nn
-
 from elaswave.clock import Deadline
 from elaswave.communicator.group import Group
 from elaswave.communicator.mesh import Mesh
@@ -18,6 +16,7 @@ from elaswave.coordination.secret import job_secret
 from elaswave.data.dataset import Dataset
 from elaswave.errors import Dismissed, PeerLost
 from elaswave.events import Kind, Phase, Recorder, Stage
+from elaswave.models.spec import LayeredModel
 from elaswave.numerics import pin_threads
 from elaswave.planner.dataflow import top_up
 from elaswave.planner.plan import Plan
@@ -109,7 +108,7 @@ class Job:
 
     # -- what a script calls -----------------------------------------------------------------------------------
 
-    def pipeline(self, model: nn.Module, dataset: Dataset) -> ModelHandle:
+    def pipeline(self, model: LayeredModel, dataset: Dataset) -> ModelHandle:
         """Take charge of a model and its data; this worker computes the micro-batches that the plan gives it."""
         self.corpus = dataset.identity()
         self.model = ModelHandle(self, build_stage(self.config, model, dataset))
