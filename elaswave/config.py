@@ -16,6 +16,11 @@ Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
+FILE_SOURCES = ("text", "tokens")
+"""Data that is read from `data.path`."""
+SOURCES = ("digits", "masked", "stdlib", *FILE_SOURCES)
+"""Data that is known by name."""
+
 
 class Numerics(StrEnum):
     """How gradients are summed. `exact`: int64 fixed point, the same bits on any number of workers."""
@@ -76,26 +81,33 @@ class Model(Section):
     """The network that is trained."""
 
     name: str = "gpt"
-    """Which model of `elaswave.models`."""
+    """`gpt`, `encoder` (restores masked tokens), `mixer` (tells classes of images) or `package.module:Class`."""
     layers: PositiveInt = 4
-    """Number of transformer blocks."""
+    """Number of blocks."""
     width: PositiveInt = 128
     """Width of the residual stream; a multiple of heads."""
     heads: PositiveInt = 4
     """Attention heads per block."""
     sequence_length: PositiveInt = 128
-    """Tokens per sample."""
+    """Tokens, or pixels, per sample."""
     vocabulary: Annotated[int, Field(ge=256)] = 256
-    """Number of token ids; bytes need 256."""
+    """Number of token ids or grey values; bytes need 256."""
     dropout: Share = 0.1
     """Probability of zeroing an activation."""
+    tied: bool = False
+    """`gpt`: the output shares its matrix with the token embedding, as it always does in `encoder`."""
+    patch: PositiveInt = 2
+    """`mixer`: side of a patch in pixels."""
+    classes: PositiveInt = 10
+    """`mixer`: number of classes."""
 
 
 class Data(Section):
     """Where samples come from."""
 
     source: str = "stdlib"
-    """`stdlib` (Python's own source text), `text` (files) or `tokens` (a .bin memory map of uint16 ids)."""
+    """`stdlib` (Python's own source text), `text` (files), `tokens` (a .bin memory map of uint16 ids), `masked` (stdlib
+    with tokens to restore), `digits` (scikit-learn's images), or `package.module:Class` that takes a Config."""
     path: str = ""
     """File or folder for `text` and `tokens`."""
 
@@ -261,9 +273,10 @@ def _problems(config: Config) -> list[ConfigError]:
         )
     if model.width % model.heads:
         found.append(ConfigError("model.width", model.width, f"must be a multiple of model.heads = {model.heads}"))
-    if config.data.source not in ("stdlib", "text", "tokens"):
-        found.append(ConfigError("data.source", config.data.source, "use stdlib, text or tokens"))
-    if config.data.source != "stdlib" and not config.data.path:
+    if config.data.source not in SOURCES and ":" not in config.data.source:
+        told = f"use one of {', '.join(SOURCES)}, or package.module:Class"
+        found.append(ConfigError("data.source", config.data.source, told))
+    if config.data.source in FILE_SOURCES and not config.data.path:
         found.append(ConfigError("data.path", "", f"data.source = '{config.data.source}' needs a path"))
     if optim.min_lr > optim.lr:
         found.append(ConfigError("optimizer.min_lr", optim.min_lr, f"must not exceed optimizer.lr = {optim.lr}"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from elaswave import config as settings
 from elaswave.checkpoint import folders, manifest
 from elaswave.cli.agents import Agents, JobSpec, share
-from elaswave.config import Config
+from elaswave.config import FILE_SOURCES, Config
 from elaswave.coordination import launch_settings, run_folder
 from elaswave.errors import ConfigError, LaunchError
 
@@ -125,7 +125,7 @@ def _check_counts(workers: int, agents: int) -> None:
 def check_corpus(config: Config) -> None:
     """Raise ConfigError when the data that training reads is not there."""
     data = config.data
-    if data.source == "stdlib":
+    if data.source not in FILE_SOURCES:
         return
     path = Path(data.path)
     if not path.exists():

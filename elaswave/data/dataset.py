@@ -1,6 +1,7 @@
-"""Where tokens come from: the standard library's own source text, text files, or a memory map of token ids."""
+"""Where samples come from: the standard library's own source text, text files, token ids, or a class."""
 
 import hashlib
+import inspect
 import sysconfig
 from pathlib import Path
 from typing import Protocol
@@ -8,8 +9,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from elaswave.config import Config
+from elaswave.config import FILE_SOURCES, SOURCES, Config, Model
+from elaswave.data.digits import Digits
+from elaswave.data.masked import MaskedDataset
 from elaswave.errors import ConfigError
+from elaswave.plugins import named
 
 STDLIB_BYTES_MAX = 4 << 20
 SCAN_TOKENS = 1 << 22
@@ -20,14 +24,17 @@ TEXT_SUFFIXES = (".txt", ".md", ".py", ".rst", ".json")
 
 
 class Dataset(Protocol):
-    """Samples by number."""
+    """Samples by number.
+
+    A method `inputs_and_targets(rows)` takes a stack of samples apart; without it, each token predicts the next.
+    """
 
     def __len__(self) -> int:
         """Number of samples."""
         ...
 
     def sample(self, index: int) -> torch.Tensor:
-        """Sample `index` as int64 tokens, (sequence_length + 1,)."""
+        """Sample `index`, such as int64 tokens, (sequence_length + 1,); all of one shape and dtype."""
         ...
 
     def identity(self) -> str:
@@ -45,11 +52,12 @@ class TokenDataset:
     """
 
     def __init__(self, tokens: np.ndarray, sequence_length: int, vocabulary: int) -> None:
-        self._tokens, self._length, self._vocabulary = tokens, sequence_length, vocabulary
+        self._tokens, self.num_tokens = tokens, len(tokens)
+        self.sequence_length, self._vocabulary = sequence_length, vocabulary
         self._check(tokens[:SCAN_TOKENS])
 
     def __len__(self) -> int:
-        return max(0, (len(self._tokens) - 1) // self._length)
+        return max(0, (len(self._tokens) - 1) // self.sequence_length)
 
     def sample(self, index: int) -> torch.Tensor:
         """Sample `index` as int64 tokens, (sequence_length + 1,).
@@ -57,8 +65,8 @@ class TokenDataset:
         Raises:
             ConfigError: it has a token beyond the vocabulary.
         """
-        start = index * self._length
-        tokens = self._tokens[start : start + self._length + 1].astype(np.int64)
+        start = index * self.sequence_length
+        tokens = self._tokens[start : start + self.sequence_length + 1].astype(np.int64)
         self._check(tokens)
         return torch.from_numpy(tokens)
 
@@ -75,24 +83,59 @@ class TokenDataset:
             raise ConfigError("model.vocabulary", self._vocabulary, f"the data has token {largest}; raise it")
 
 
-def build_dataset(config: Config) -> TokenDataset:
+def build_dataset(config: Config) -> Dataset:
     """Open the data that `config.data` names.
 
     Raises:
-        ConfigError: it cannot be read, has ids beyond the vocabulary, or is too small for one step.
+        ConfigError: there is no such data, it cannot be read, does not suit the model, or is too small for one step.
     """
-    data, model = config.data, config.model
-    tokens = _tokens(data.source, Path(data.path))
-    dataset = TokenDataset(tokens, model.sequence_length, model.vocabulary)
+    data = config.data
+    if ":" in data.source:
+        dataset = _own(config)
+    elif data.source == "digits":
+        dataset = Digits(config)
+    elif data.source == "masked":
+        dataset = _masked(config.model)
+    else:
+        tokens = _tokens(data.source, Path(data.path))
+        dataset = TokenDataset(tokens, config.model.sequence_length, config.model.vocabulary)
     if len(dataset) < config.training.train_batch_size:
-        key, value = ("data.source", data.source) if data.source == "stdlib" else ("data.path", data.path)
+        key, value = ("data.path", data.path) if data.source in FILE_SOURCES else ("data.source", data.source)
         raise ConfigError(
             key,
             value,
-            f"has {len(tokens)} tokens, that is {len(dataset)} samples of {model.sequence_length}; one step needs "
-            f"training.train_batch_size = {config.training.train_batch_size}; use more data or a smaller batch",
+            f"has {_told(dataset)}; one step needs training.train_batch_size = {config.training.train_batch_size}; "
+            "use more data or a smaller batch",
         )
     return dataset
+
+
+def _own(config: Config) -> Dataset:
+    """Data of a class that the config names."""
+    source = config.data.source
+    make = named("data.source", source, SOURCES)
+    try:
+        inspect.signature(make).bind(config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("data.source", source, f"must take (config): {error}") from error
+    dataset = make(config)
+    if missing := [method for method in ("__len__", "sample", "identity") if not hasattr(dataset, method)]:
+        raise ConfigError("data.source", source, f"lacks {' and '.join(missing)}")
+    return dataset
+
+
+def _masked(model: Model) -> Dataset:
+    if model.sequence_length < 2:
+        raise ConfigError("model.sequence_length", model.sequence_length, "masked data needs 2, so that one is seen")
+    tokens = _tokens("stdlib", Path())
+    return MaskedDataset(TokenDataset(tokens, model.sequence_length, model.vocabulary), model.sequence_length)
+
+
+def _told(dataset: Dataset) -> str:
+    """How much there is, in words."""
+    if isinstance(dataset, TokenDataset):
+        return f"{dataset.num_tokens} tokens, that is {len(dataset)} samples of {dataset.sequence_length}"
+    return f"{len(dataset)} samples"
 
 
 def _tokens(source: str, path: Path) -> np.ndarray:

@@ -1,9 +1,11 @@
-"""A layer that is made where it is needed: what a model lists when no worker is to build all of it."""
+"""What a model offers: its layers, which are made where they are needed, and its loss."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+import torch
 from torch import nn
 
 from elaswave.errors import ConfigError
@@ -36,3 +38,15 @@ class LayerSpec:
             raise ConfigError("LayerSpec.build", type(self.build).__name__, "give what makes the layer: lambda: layer")
         if self.cost is not None and not (math.isfinite(self.cost) and self.cost > 0):
             raise ConfigError("LayerSpec.cost", self.cost, "use a positive number, or None to have it estimated")
+
+
+class LayeredModel(Protocol):
+    """A model that is computed layer after layer."""
+
+    def layers(self) -> Sequence[nn.Module | LayerSpec]:
+        """Each takes what the one before returns: a tensor, or a tuple of tensors."""
+        ...
+
+    def loss_sum(self, output: torch.Tensor, targets: torch.Tensor, /) -> torch.Tensor:
+        """Of everything, not averaged."""
+        ...

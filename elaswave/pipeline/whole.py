@@ -1,5 +1,7 @@
 """All layers of a model as one module, for programs that know nothing of layers."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -27,7 +29,7 @@ class Whole(nn.Module):
         """In the order in which they are computed."""
         return list(self.stack)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Any) -> Any:
         """Input of the first layer -> output of the last."""
         for layer in self.stack:
             x = layer(x)

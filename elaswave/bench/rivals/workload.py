@@ -4,7 +4,6 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +14,8 @@ from elaswave.data.dataset import build_dataset
 from elaswave.data.microbatch import sample_ids
 from elaswave.models.build import build_model
 from elaswave.models.dropout import connect
+from elaswave.pipeline.layers import Layers
+from elaswave.pipeline.whole import Whole
 from elaswave.rng import Streams
 
 
@@ -29,7 +30,8 @@ class Workload:
         torch.set_num_threads(config.training.threads)
         self.config = config
         self.dataset = build_dataset(config)
-        self.model: Any = build_model(config.model, config.training.seed)
+        seed = config.training.seed
+        self.model = Whole(Layers(build_model(config.model, seed), seed=seed))
         self._streams = Streams(config.training.seed)
         connect(self.model, self._streams)
 

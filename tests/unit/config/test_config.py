@@ -17,7 +17,11 @@ from elaswave.errors import ConfigError
         ({"training": {"steps": "many"}}, "training.steps", "valid integer"),
         ({"training": {"train_batch_size": 5}}, "training.train_batch_size", "multiple of training.micro_batch_size"),
         ({"model": {"width": 10, "heads": 4}}, "model.width", "multiple of model.heads"),
-        ({"data": {"source": "web"}}, "data.source", "stdlib, text or tokens"),
+        (
+            {"data": {"source": "web"}},
+            "data.source",
+            "one of digits, masked, stdlib, text, tokens, or package.module:Class",
+        ),
         ({"data": {"source": "text"}}, "data.path", "needs a path"),
         ({"optimizer": {"lr": 1e-4, "min_lr": 1e-3}}, "optimizer.min_lr", "must not exceed"),
         ({"training": {"steps": 2}}, "optimizer.warmup_steps", "must not exceed training.steps"),

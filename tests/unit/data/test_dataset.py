@@ -108,3 +108,57 @@ def test_too_little_data(tmp_path):
         build_dataset(config("text", tmp_path / "a.txt"))
     (tmp_path / "a.txt").write_bytes(b"x" * 33)
     assert len(build_dataset(config("text", tmp_path / "a.txt"))) == 4
+
+
+class Mine:
+    def __init__(self, config):
+        self.length = config.model.sequence_length
+
+    def __len__(self):
+        return 5
+
+    def sample(self, index):
+        return torch.full((self.length + 1,), index)
+
+    def identity(self):
+        return "mine"
+
+
+class Demanding(Mine):
+    def __init__(self, config, more):
+        super().__init__(config)
+
+
+class Lacking:
+    def __init__(self, config):
+        pass
+
+    def __len__(self):
+        return 99
+
+
+def test_a_class_of_ones_own():
+    data = build_dataset(config(f"{__name__}:Mine"))
+    assert isinstance(data, Mine)
+    assert data.sample(4).tolist() == [4] * 9
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("no.such.module:Mine", "cannot be imported"),
+        (f"{__name__}:Nothing", "cannot be imported"),
+        (f"{__name__}:Demanding", r"must take \(config\)"),
+        (f"{__name__}:Lacking", "lacks sample and identity"),
+    ],
+)
+def test_what_cannot_be_data_is_refused(name, reason):
+    with pytest.raises(ConfigError, match=reason) as caught:
+        build_dataset(config(name))
+    assert caught.value.key == "data.source"
+
+
+def test_too_little_data_of_ones_own(monkeypatch):
+    monkeypatch.setattr(Mine, "__len__", lambda self: 3)
+    with pytest.raises(ConfigError, match=r"Mine'?: has 3 samples; one step needs training.train_batch_size = 4"):
+        build_dataset(config(f"{__name__}:Mine"))

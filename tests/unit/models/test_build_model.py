@@ -6,7 +6,9 @@ from torch import nn
 from elaswave.config import Model
 from elaswave.errors import ConfigError
 from elaswave.models.build import build_model
+from elaswave.models.encoder import Encoder
 from elaswave.models.gpt import GPT
+from elaswave.models.mixer import Mixer
 
 SMALL = {"layers": 1, "width": 8, "heads": 2, "sequence_length": 4}
 
@@ -16,9 +18,26 @@ class Bare(nn.Module):
         super().__init__()
 
 
-def test_known_names_and_classes_are_built():
-    assert isinstance(build_model(Model(name="gpt", **SMALL), 1), GPT)
-    assert isinstance(build_model(Model(name="elaswave.models.gpt:GPT", **SMALL), 1), GPT)
+class Seeded(nn.Module):
+    def __init__(self, config, seed):
+        super().__init__()
+        self.seed = seed
+
+    def layers(self):
+        return [self]
+
+    def loss_sum(self, output, targets):
+        return output.sum()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("gpt", GPT), ("mixer", Mixer), ("encoder", Encoder)])
+def test_known_names_and_classes_are_built(name, kind):
+    assert isinstance(build_model(Model(name=name, **SMALL), 1), kind)
+    assert isinstance(build_model(Model(name=f"{kind.__module__}:{kind.__name__}", **SMALL), 1), kind)
+
+
+def test_a_class_may_ask_for_the_seed():
+    assert build_model(Model(name=f"{__name__}:Seeded", **SMALL), 5).seed == 5
 
 
 class Lonely(nn.Module):
@@ -29,13 +48,13 @@ class Lonely(nn.Module):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("gtp", "use one of gpt"),
+        ("gtp", "use one of encoder, gpt, mixer, or package.module:Class"),
         ("no.such.module:GPT", "cannot be imported"),
         ("elaswave.models.gpt:Gtp", "cannot be imported"),
         (":GPT", "cannot be imported"),
         (".gpt:GPT", "cannot be imported"),
-        ("elaswave.models.gpt:INIT_STD", r"must take \(config, seed\): .* not a callable"),
-        (f"{__name__}:Lonely", r"must take \(config, seed\)"),
+        ("elaswave.models.transformer:INIT_STD", r"must take \(config, seed\) or \(config\): .* not a callable"),
+        (f"{__name__}:Lonely", r"must take \(config, seed\) or \(config\)"),
         (f"{__name__}:Bare", "lacks layers and loss_sum"),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from elaswave.pipeline.split import Deferred, backward, split_linears
 
@@ -80,3 +81,63 @@ def test_a_layer_of_a_kind_of_its_own_is_left_alone():
 
     model = nn.Sequential(Special(3, 3), nn.Linear(3, 3))
     assert split_linears(model) == 1
+
+
+class Recomputed(nn.Module):
+    """Its activations are computed again for the backward."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_recomputed_activations_change_nothing(model: Net, autocast: bool):
+    split_linears(model)
+    plain = gradients(model, put_off=True, autocast=autocast)
+    recomputed = gradients(Recomputed(model), put_off=True, autocast=autocast)
+    assert recomputed.keys() == {name if name == "input" else f"inner.{name}" for name in plain}
+    for name, value in plain.items():
+        assert torch.equal(recomputed[name if name == "input" else f"inner.{name}"], value), name
+
+
+class Shared(nn.Module):
+    """A linear whose weight is also the table of an embedding, as one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.logits = nn.Embedding(9, 4), nn.Linear(4, 9)
+        self.logits.weight = self.table.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.logits(torch.tanh(self.table(tokens)))
+
+
+def test_a_weight_that_is_also_used_otherwise_has_both_parts():
+    torch.manual_seed(3)
+    model, tokens = Shared(), torch.arange(9).view(3, 3)
+    loss = model(tokens).square().sum()
+    wanted = torch.autograd.grad(loss, list(model.parameters()))
+    split_linears(model)
+    deferred = Deferred()
+    weight, bias = backward(model(tokens).square().sum(), None, list(model.parameters()), deferred)
+    later = deferred.compute()
+    assert weight is not None, "as a table at once"
+    assert bias is None
+    torch.testing.assert_close(weight + later[model.table.weight], wanted[0])
+    torch.testing.assert_close(later[model.logits.bias], wanted[1])
+
+
+def test_parameters_that_move_between_buffers_keep_their_gradients_apart(model: Net):
+    """What is put off reads the inputs that were, and is found under the parameter that is."""
+    split_linears(model)
+    before = gradients(model, put_off=True, autocast=False)
+    x = torch.randn(3, 7, 12, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    deferred = Deferred()
+    backward(model(x).square().sum(), None, [p for p in model.parameters() if p.requires_grad], deferred)
+    for parameter in model.parameters():
+        parameter.data = torch.zeros_like(parameter)
+    assert torch.equal(deferred.compute()[model.first.weight], before["first.weight"])

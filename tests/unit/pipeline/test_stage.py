@@ -14,7 +14,9 @@ from elaswave.errors import ConfigError, NumericsError
 from elaswave.models.build import build_model
 from elaswave.models.dropout import connect
 from elaswave.numerics import ExactAccumulator
+from elaswave.pipeline.layers import Layers
 from elaswave.pipeline.stage import Stage
+from elaswave.pipeline.whole import Whole
 from elaswave.rng import Streams
 
 MICRO_BATCHES = 6
@@ -42,8 +44,12 @@ def batch(step, micro_batch):
     return rows[:, :-1], rows[:, 1:], ids
 
 
+def gpt():
+    return Whole(Layers(build_model(CONFIG.model, 7), seed=7))
+
+
 def stage_of(model=None, *, dropout=True):
-    model = model or build_model(CONFIG.model, 7)
+    model = model or gpt()
     streams = Streams(7)
     connect(model, streams if dropout else None)
     return Stage(model, make_accumulator=ExactAccumulator, streams=streams, batch=batch, tokens_per_step=12 * 8)
@@ -87,7 +93,7 @@ def test_an_attempt_that_was_thrown_away_leaves_no_trace():
 def test_gradient_is_that_of_the_mean_loss_of_the_whole_batch():
     stage = stage_of(dropout=False)
     losses, buffer = compute(stage, range(MICRO_BATCHES))
-    model = build_model(CONFIG.model, 7)
+    model = gpt()
     inputs, targets = (torch.cat(rows) for rows in zip(*(batch(1, m)[:2] for m in range(MICRO_BATCHES)), strict=True))
     loss = nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
     loss.backward()
@@ -101,7 +107,7 @@ def test_dropout_is_in_force():
 
 
 def test_flat_order_and_layer_sizes():
-    model = build_model(CONFIG.model, 7)
+    model = gpt()
     wanted = torch.cat([p.detach().flatten() for layer in model.layers() for p in layer.parameters()])
     stage = stage_of()
     assert torch.equal(stage.flat[0], wanted)
@@ -114,7 +120,7 @@ def test_spans_cover_everything_and_only_matrices_decay():
     spans = stage.decay_spans()
     assert [start for start, _, _ in spans] == [0, *(stop for _, stop, _ in spans[:-1])]
     assert spans[-1][1] == stage.num_elements
-    shapes = [p.dim() for layer in build_model(CONFIG.model, 7).layers() for p in layer.parameters()]
+    shapes = [p.dim() for layer in gpt().layers() for p in layer.parameters()]
     assert [decayed for _, _, decayed in spans] == [dim >= 2 for dim in shapes]
 
 
