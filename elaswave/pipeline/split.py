@@ -36,6 +36,7 @@ class Deferred:
     def __len__(self) -> int:
         return len(self._products)
 
+    @torch.no_grad()
     def compute(self) -> dict[torch.Tensor, torch.Tensor]:
         """The gradients of all that was put off, in the order of the backward; afterwards nothing is held."""
         found: dict[torch.Tensor, torch.Tensor] = {}
