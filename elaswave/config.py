@@ -262,7 +262,6 @@ def _problems(config: Config) -> list[ConfigError]:
     """Combinations that cannot work, each with its remedy."""
     found: list[ConfigError] = []
     train, model, elastic, optim = config.training, config.model, config.elasticity, config.optimizer
-    parallel = config.parallelism
     if train.train_batch_size % train.micro_batch_size:
         found.append(
             ConfigError(
@@ -304,6 +303,13 @@ def _problems(config: Config) -> list[ConfigError]:
                 f"must be below elasticity.collective_timeout_s = {elastic.collective_timeout_s}",
             )
         )
+    return found + _pipeline_problems(config)
+
+
+def _pipeline_problems(config: Config) -> list[ConfigError]:
+    """Work that cannot be cut, or not for so many workers."""
+    found: list[ConfigError] = []
+    parallel, elastic = config.parallelism, config.elasticity
     if config.micro_batches * parallel.stages < elastic.min_workers:
         found.append(
             ConfigError(

@@ -9,6 +9,7 @@ from elaswave.planner.dataflow import route
 from elaswave.planner.graph import cut, fluid
 from elaswave.planner.plan import Bucket, Plan, Task, micro_batches
 from elaswave.planner.profile import WHOLE, Profile
+from elaswave.planner.timetable import timetable
 from elaswave.topology import View, absent_from
 
 Cuts = Sequence[Sequence[int]]
@@ -67,8 +68,8 @@ def _divide(
 ) -> tuple[tuple[Task, ...], Groups]:
     """Who computes what, and which layers each stage holds.
 
-    Cuts that differ per micro-batch are taken only where the busiest member has less to do with them, and no stage is
-    left without layers, as a stage may be whose share is less than a layer.
+    Cuts that differ per micro-batch are taken only where a step ends earlier with them, and where no stage is left
+    without layers, as a stage may be whose share is less than one.
     """
     capacities = [len(members) for members in stages] * parallel.virtual_stages
     cuts: Cuts = [cut(costs, capacities)] * num_micro_batches
@@ -76,11 +77,17 @@ def _divide(
     if not parallel.fluid:
         return tasks, held
     cuts = fluid(costs, capacities, num_micro_batches)
-    fluid_tasks, fluid_held = route(cuts, stages, costs), _held(cuts, len(stages))
-    filled = all(bool(layers) == bool(members) for layers, members in zip(fluid_held, stages, strict=True))
-    if filled and _busiest(fluid_tasks, costs) < _busiest(tasks, costs):
-        return fluid_tasks, fluid_held
+    other_tasks, other_held = route(cuts, stages, costs), _held(cuts, len(stages))
+    filled = all(bool(layers) == bool(members) for layers, members in zip(other_held, stages, strict=True))
+    if filled and _finish(parallel, costs, stages, other_tasks) < _finish(parallel, costs, stages, tasks):
+        return other_tasks, other_held
     return tasks, held
+
+
+def _finish(parallel: Parallelism, costs: Sequence[float], stages: Groups, tasks: tuple[Task, ...]) -> float:
+    """When a step ends, in units of the costs."""
+    num_members = sum(len(members) for members in stages)
+    return timetable(tasks, stages, costs, parallel.schedule, num_members, parallel.virtual_stages).finish
 
 
 def _held(cuts: Cuts, num_stages: int) -> Groups:
@@ -90,15 +97,6 @@ def _held(cuts: Cuts, num_stages: int) -> Groups:
         for chunk, (start, stop) in enumerate(pairwise(bounds)):
             held[chunk % num_stages].update(range(start, stop))
     return tuple(tuple(sorted(layers)) for layers in held)
-
-
-def _busiest(tasks: Sequence[Task], costs: Sequence[float]) -> float:
-    """Cost of all that the member with most to do computes in a step."""
-    load: dict[int, float] = {}
-    for task in tasks:
-        for leg in task.legs:
-            load[leg.member] = load.get(leg.member, 0.0) + sum(costs[leg.start : leg.stop])
-    return max(load.values())
 
 
 def _buckets(profile: Profile, stages: Groups, held: Groups) -> tuple[Bucket, ...]:

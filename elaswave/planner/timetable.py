@@ -77,9 +77,9 @@ def timetable(
 ) -> Timetable:
     """Simulate the pipeline under a schedule.
 
-    `gpipe`: a member's backwards follow all its forwards. `1f1b`: a backward goes first, and a member begins no
-    forward while it holds as many legs as it needs on a full grid to stay busy. `1f1b-split`: as `1f1b`, but `W` runs
-    only when nothing else may; it is what a leg is held for.
+    `gpipe`: a member's backwards follow all its forwards. `1f1b`: a member begins forwards until it holds as many legs
+    as it needs on a full grid to stay busy; from then on each backward makes room for one more. `1f1b-split`: a leg is
+    held until its `W`, which runs when nothing else may; `I` goes before everything, since others wait for it.
 
     Args:
         tasks: what is to be computed: a whole step, or what is missing of one.
@@ -243,23 +243,25 @@ class _Pipeline:
         """What an idle member does now, if it can do anything."""
         member = self.members[index]
         ready = member.ready
-        if ready["I"] and (self._caps is not None or not member.forwards):
+        in_turn = bool(ready["F"]) and not (self._in_order and ready["F"][0][0] != member.forwards[-1])
+        if self._caps is None:
+            return "F" if in_turn else "I" if ready["I"] and not member.forwards else "W" if ready["W"] else None
+        if self._split and ready["I"]:
             return "I"
-        may_hold_more = self._caps is None or member.held < self._caps[index]
-        if ready["F"] and may_hold_more and not (self._in_order and ready["F"][0][0] != member.forwards[-1]):
+        if in_turn and member.held < self._caps[index]:
             return "F"
-        return "W" if ready["W"] else None
+        return "I" if ready["I"] else "W" if ready["W"] else None
 
     def _begin(self, member: _Member, kind: OpKind) -> int:
         """Take up what goes first of a kind; returns the ticks it takes."""
-        order, index = heapq.heappop(member.ready[kind])
+        _, index = heapq.heappop(member.ready[kind])
         work = self._works[index]
         member.running = (kind, index)
         member.ops.append(_op(kind, work))
         forward, inputs, weights = work.times
         duration = {"F": forward, "I": inputs, "W": weights}[kind]
         if kind == "F":
-            member.forwards.remove(order)
+            member.forwards.pop()  # where forwards are not begun in order, only their number matters
             member.held += inputs > 0
         elif kind == "I" and weights and not self._split:
             member.ops.append(_op("W", work))
