@@ -50,7 +50,7 @@ class Gradients:
     def hold(self, buckets: Buckets) -> None:
         """Go on in a new layout: sums of other buckets are set aside."""
         for key, accumulator in self.sums.items():
-            if key not in buckets.keys:  # noqa: SIM118
+            if key not in buckets.keys:
                 self._set_aside(key, accumulator)
         old, self.buckets = self.sums, buckets
         self.sums = {key: old.get(key) or self._make(buckets.size(key)) for key in buckets.keys}

@@ -35,7 +35,9 @@ def describe(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     words = [len(tensors)]
     for tensor in tensors:
         if tensor.dtype not in DTYPES or tensor.dim() > DIMS_MAX:
-            raise ConfigError("model", f"{tensor.dtype} of {tensor.dim()} dims", "a layer's output cannot be of this kind")
+            raise ConfigError(
+                "model", f"{tensor.dtype} of {tensor.dim()} dims", "a layer's output cannot be of this kind"
+            )
         shape = [*tensor.shape, *[0] * (DIMS_MAX - tensor.dim())]
         words += [DTYPES.index(tensor.dtype), int(tensor.requires_grad), tensor.dim(), *shape]
     words += [0] * (HEADER_WORDS - len(words))

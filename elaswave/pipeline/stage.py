@@ -37,7 +37,7 @@ class Source(Protocol):
         """Samples of a micro-batch."""
         ...
 
-    def batch(self, ids: Sequence[int]) -> tuple[Any, Any]:
+    def batch(self, ids: Sequence[int]) -> tuple[Any, torch.Tensor]:
         """Inputs and targets of these samples."""
         ...
 
@@ -184,9 +184,13 @@ class Stage:
         self._streams.at(step, ids)
         wanted = any(low < stop for low, _ in missing)
         last = stop == self.layers.num_layers
-        inputs, targets = self._source.batch(ids) if start == 0 or last else ((), None)
-        incoming = self._cast(inputs) if start == 0 else tuple(
-            tensor.requires_grad_(flag and wanted) for tensor, flag in zip(received, takes_gradient, strict=True)
+        inputs, targets = self._source.batch(ids) if start == 0 or last else ((), torch.empty(0))
+        incoming = (
+            self._cast(inputs)
+            if start == 0
+            else tuple(
+                tensor.requires_grad_(flag and wanted) for tensor, flag in zip(received, takes_gradient, strict=True)
+            )
         )
         before = torch.get_rng_state()
         with torch.set_grad_enabled(wanted):
@@ -194,7 +198,9 @@ class Stage:
             if last:
                 outputs = (self.layers.loss_sum(_one(outputs), targets) / self.tokens_per_step,)
         if not torch.equal(before, torch.get_rng_state()):
-            raise ConfigError("model", f"layers {start}-{stop - 1}", "draw by call count; use elaswave.models.dropout.KeyedDropout")
+            raise ConfigError(
+                "model", f"layers {start}-{stop - 1}", "draw by call count; use elaswave.models.dropout.KeyedDropout"
+            )
         if wanted:
             self._passes[micro_batch, start] = Pass(inputs=incoming, outputs=outputs, missing=missing)
         return outputs
@@ -240,8 +246,7 @@ class Stage:
                 one.found[parameter] = gradient
         one.inputs = one.outputs = ()
         return tuple(
-            torch.zeros_like(x) if gradient is None else gradient
-            for x, gradient in zip(inputs, found, strict=False)
+            torch.zeros_like(x) if gradient is None else gradient for x, gradient in zip(inputs, found, strict=False)
         )
 
     def backward_weight(self, micro_batch: int, start: int, stop: int) -> None:

@@ -44,7 +44,7 @@ class Weights:
         new.active = before.slot_of(version)
         new._flat, new.versions = [{}, {}], [{}, {}]
         for key in buckets.keys:
-            kept = key in before.buckets.keys  # noqa: SIM118
+            kept = key in before.buckets.keys
             for slot in range(2):
                 new._flat[slot][key] = before._flat[slot][key] if kept else allocate(buckets.size(key), before.dtype)
                 if kept:

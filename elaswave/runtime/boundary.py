@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from elaswave.clock import Deadline
-from elaswave.errors import PeerLost
+from elaswave.errors import Damaged, PeerLost
 from elaswave.events import Kind
+from elaswave.runtime.exchange import gather_rows, signed, unsigned
 from elaswave.runtime.recovery import recover
 from elaswave.runtime.views import at_boundary
 from elaswave.topology import View
@@ -52,8 +53,9 @@ def _part(job: "Job") -> None:
 
 
 def farewell(job: "Job") -> bool:
-    """Wait until everyone has committed the last step, and written it; false when a loss has taken it back."""
+    """Wait until everyone has committed the last step, and written it; false when a loss may have taken it back."""
     try:
+        _settle(job)
         job.holding.pool.finish()
         job.checkpoints.write_last(job)
         job.world().barrier()
@@ -61,6 +63,17 @@ def farewell(job: "Job") -> bool:
         if not job.agent.newest.finished:
             recover(job, cause="lost")
             return False
+    except Damaged as damaged:
+        recover(job, cause=str(damaged), target=job.view)
+        return False
     job.agent.finish()
     job.recorder.emit(Kind.LEFT, step=job.step, reason="finished")
     return True
+
+
+def _settle(job: "Job") -> None:
+    """See a layout whole that was entered after the last step, so that no vote has done it."""
+    if job.migration.pending:
+        job.migration.finish()
+        rows = gather_rows(job.world(), [signed(job.migration.digest)])
+        job.check_state(tuple(unsigned(row[0]) for row in rows))

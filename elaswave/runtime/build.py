@@ -1,6 +1,5 @@
 """Put the parts of the training side together as the config says."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,16 +9,16 @@ import torch
 from elaswave.config import Config, Optimizer, Precision, Training
 from elaswave.data.dataset import Dataset
 from elaswave.data.microbatch import sample_ids
-from elaswave.errors import ConfigError
 from elaswave.models.dropout import connect
 from elaswave.numerics import make_accumulator
 from elaswave.pipeline.layers import Layers, LossSum
 from elaswave.pipeline.stage import Stage
 from elaswave.planner.profile import Profile
+from elaswave.plugins import named
 from elaswave.rng import Streams
 from elaswave.zero.schema import Make
 
-TakeApart = Callable[[torch.Tensor], tuple[Any, Any]]
+TakeApart = Callable[[torch.Tensor], tuple[Any, torch.Tensor]]
 DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
 
@@ -39,7 +38,7 @@ class MicroBatches:
     def __init__(self, training: Training, dataset: Dataset) -> None:
         self._training, self._dataset = training, dataset
         self._take_apart: TakeApart = getattr(dataset, "inputs_and_targets", _next_token)
-        self._last: tuple[tuple[int, ...], tuple[Any, Any]] | None = None
+        self._last: tuple[tuple[int, ...], tuple[Any, torch.Tensor]] | None = None
 
     @property
     def targets_per_sample(self) -> int:
@@ -57,7 +56,7 @@ class MicroBatches:
             num_samples=len(self._dataset),
         )
 
-    def batch(self, ids: Sequence[int]) -> tuple[Any, Any]:
+    def batch(self, ids: Sequence[int]) -> tuple[Any, torch.Tensor]:
         """Inputs and targets of these samples."""
         if self._last is None or self._last[0] != tuple(ids):
             rows = torch.stack([self._dataset.sample(index) for index in ids])
@@ -101,11 +100,5 @@ def optimizer_maker(config: Optimizer) -> Make:
             eps=config.eps,
             weight_decay=config.weight_decay,
         )
-    module, colon, name = config.name.partition(":")
-    if not colon:
-        raise ConfigError("optimizer.name", config.name, "use adamw, or package.module:Class")
-    try:
-        kind: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError("optimizer.name", config.name, f"cannot be imported: {error}") from error
+    kind = named("optimizer.name", config.name, ("adamw",))
     return partial(kind, lr=config.lr)

@@ -154,6 +154,9 @@ def load(job: "Job", held: Holding) -> Manifest:
     for text in changed if held.index == 0 else ():
         job.recorder.emit(Kind.ERROR, message=f"resumed with another setting, the bits will differ: {text}")
     target = held.optimizer.staging()
-    read_into(folder, list(pieces(job.trainee.stage.layers.table.named_spans(), held.layout.ranges(held.index), target.tensors)))
+    read_into(
+        folder,
+        list(pieces(job.trainee.stage.layers.table.named_spans(), held.layout.ranges(held.index), target.tensors)),
+    )
     held.optimizer.adopt(found.step, found.scalars)
     return found

@@ -118,7 +118,7 @@ class Job:
         self._migration: Migration | None = None
         self._state_digest = 0
         self._work = Work()
-        self._keeps_sums = False
+        self._keeps_sums = self._computing = False
         self._damages: list[int] = []
         self._step_began_s = 0.0
         agent.on_view = self._on_view
@@ -237,7 +237,11 @@ class Job:
         me, everyone = self.plan.index_of(self.agent.worker_id), len(self.plan.worker_ids)
         mine = [(number, bucket) for number, bucket in enumerate(self.plan.buckets) if me in bucket.members]
         return [
-            (number, bucket.units, self.world() if len(bucket.members) == everyone else self.mesh.group(bucket_group(number)))
+            (
+                number,
+                bucket.units,
+                self.world() if len(bucket.members) == everyone else self.mesh.group(bucket_group(number)),
+            )
             for number, bucket in sorted(mine, key=lambda item: (item[0] % 2, item[0] % 4, item[0]))
         ]
 
@@ -284,6 +288,7 @@ class Job:
 
     def begin_attempt(self) -> None:
         self._step_began_s = self.recorder.clock.monotonic()
+        self._computing = True
         if not self._keeps_sums:
             self.trainee.stage.gradients.begin()
 
@@ -297,20 +302,23 @@ class Job:
             return self.migration.digest
         return self.holding.digest(self.holding.index, self.step) if self.config.snapshot.verify else 0
 
-    def check_state(self, vote: Vote) -> None:
+    def check_state(self, digests: tuple[int, ...]) -> None:
         """What all members begin the step from is what was committed; a new layout is proved whole by that.
+
+        Args:
+            digests: of every shard as its owner has it now.
 
         Raises:
             Damaged: it is not; every member finds the same.
         """
         held = self.holding
         if self.migration.pending:
-            if combine(vote.digests) != self._state_digest:
+            if combine(digests) != self._state_digest:
                 raise self._damage(f"what arrived of step {self.step} in a new layout is not what was sent")
-            held.record(self.step, vote.digests)
+            held.record(self.step, digests)
             held.whole, self.migration.pending = True, False
-        elif self.config.snapshot.verify and (known := held.digests[self.step]) != vote.digests:
-            wrong = [shard for shard, pair in enumerate(zip(known, vote.digests, strict=True)) if pair[0] != pair[1]]
+        elif self.config.snapshot.verify and (known := held.digests[self.step]) != digests:
+            wrong = [shard for shard, pair in enumerate(zip(known, digests, strict=True)) if pair[0] != pair[1]]
             raise self._damage(f"the live state of shards {wrong} of step {self.step} is not what was committed")
 
     def _damage(self, message: str) -> CorruptState:
@@ -362,7 +370,7 @@ class Job:
             step_s=self.recorder.clock.monotonic() - self._step_began_s,
         )
         self.trainee.stage.gradients.forget_records()
-        self._keeps_sums = False
+        self._keeps_sums = self._computing = False
 
     # -- the life of a recovery --------------------------------------------------------------------------------
 
@@ -379,7 +387,7 @@ class Job:
     def begun(self) -> list[int]:
         """Micro-batches of the open step that this worker, or a member that is gone, may have begun to compute."""
         assert self.view is not None
-        return self._work.begun(self.agent.worker_id, self.view.worker_ids())
+        return self._work.begun(self.agent.worker_id, self.view.worker_ids()) if self._computing else []
 
     def release_copies(self) -> None:
         """End shipping that will not complete; copies that have arrived count."""
@@ -398,6 +406,7 @@ class Job:
         self.trainee.stage.select(restored.version)
         self.settled = True
         self.seen = [view for view in self.seen if view.epoch > self.entered_epoch]
+        self._computing = False
         self._keeps_sums = not restored.salvage.forget
         self._take_up(restored.salvage.tasks)
 
@@ -407,7 +416,9 @@ class Job:
         if self._work.same(self.plan, tasks):
             return
         self._work = Work(self.plan, tasks)
-        self.operations = self._work.operations(self.plan.index_of(self.agent.worker_id), self.config.parallelism, self.costs)
+        self.operations = self._work.operations(
+            self.plan.index_of(self.agent.worker_id), self.config.parallelism, self.costs
+        )
 
     @property
     def costs(self) -> tuple[float, ...]:

@@ -112,8 +112,9 @@ def restore(job: "Job") -> Restored:
     left = salvage.plan(job, survey, origin.version)
     if left.forget:
         stage.gradients.begin()
-    stage.hold(job.plan.layers[index], [bucket.units for bucket in job.plan.buckets if index in bucket.members],
-               origin.version)
+    stage.hold(
+        job.plan.layers[index], [bucket.units for bucket in job.plan.buckets if index in bucket.members], origin.version
+    )
     weight_bytes, aside = _fetch_weights(job, origin, truth)
     assert origin.announced is not None
     return Restored(
@@ -217,9 +218,7 @@ def _initial(job: "Job", held: Holding) -> torch.Tensor:
 
 
 def _origin(job: "Job", decision: Decision, survey: Survey) -> Origin:
-    layout = layout_of(
-        job.config, job.trainee.stage, survey.layouts[decision.layout_epoch], len(decision.holders)
-    )
+    layout = layout_of(job.config, job.trainee.stage, survey.layouts[decision.layout_epoch], len(decision.holders))
     source = next((held for held in job.holdings() if held.number == decision.layout_epoch), None)
     parts: dict[int, Part] = {}
     if source is not None:
@@ -274,8 +273,7 @@ def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[in
     lacking = [
         unit
         for unit in weights.buckets.units
-        if bounds[unit][0] < bounds[unit][1]
-        and weights.digest(unit, origin.version, digest) != unsigned(truth[unit])
+        if bounds[unit][0] < bounds[unit][1] and weights.digest(unit, origin.version, digest) != unsigned(truth[unit])
     ]
     rows = gather_json(job.world(), [lacking, sorted(stage.gradients.aside)])
     aside = {worker_id: row[1] for worker_id, row in zip(job.plan.worker_ids, rows, strict=True)}

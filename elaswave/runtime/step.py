@@ -33,7 +33,7 @@ def commit_step(job: "Job") -> None:
     held.pool.finish()
     with job.stage(Stage.VOTE):
         vote = _vote(job, gradient)
-        job.check_state(vote)
+        job.check_state(vote.digests)
     norm = norm_from_limbs(vote.limbs)
     scale = clip_scale(norm, config.training.clip_norm)
     lr = learning_rate(step, config.optimizer, config.training.steps)

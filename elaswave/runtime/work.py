@@ -32,13 +32,9 @@ class Work:
         """Micro-batches of which this worker, or one that is not alive any more, was to compute some part."""
         if self._plan is None:
             return []
-        alive = set(alive)
-        named = [
-            ids
-            for other, ids in zip(self._plan.worker_ids, self._ids, strict=True)
-            if other == worker_id or other not in alive
-        ]
-        return sorted({micro_batch for ids in named for micro_batch in ids})
+        relevant = {worker_id, *set(self._plan.worker_ids) - set(alive)}
+        shares = zip(self._plan.worker_ids, self._ids, strict=True)
+        return sorted({micro_batch for other, ids in shares if other in relevant for micro_batch in ids})
 
     def operations(self, member: int, parallelism: Parallelism, costs: Sequence[float]) -> tuple[Operation, ...]:
         """What a member does, in order."""

@@ -15,7 +15,14 @@ GRIDS = [(2, 4, "1f1b"), (2, 4, "gpipe"), (2, 4, "1f1b-split"), (2, 3, "1f1b-spl
 
 
 def run(
-    zygote: Zygote, folder: Path, *, stages: int, workers: int, faults: str = "", overrides: tuple[str, ...] = (), **rest: object
+    zygote: Zygote,
+    folder: Path,
+    *,
+    stages: int,
+    workers: int,
+    faults: str = "",
+    overrides: tuple[str, ...] = (),
+    **rest: object,
 ) -> History:
     words = ["--parallelism.stages", str(stages), *overrides]
     with MiniJob(zygote, folder, workers=workers, faults=faults, overrides=words, **rest) as job:  # type: ignore[arg-type]
@@ -26,9 +33,7 @@ def run(
 def test_healthy(
     zygote: Zygote, folder: Path, reference: dict[int, str], stages: int, workers: int, schedule: str
 ) -> None:
-    history = run(
-        zygote, folder, stages=stages, workers=workers, overrides=("--parallelism.schedule", schedule)
-    )
+    history = run(zygote, folder, stages=stages, workers=workers, overrides=("--parallelism.schedule", schedule))
     assert digests(history) == reference
 
 
