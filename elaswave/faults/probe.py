@@ -6,41 +6,43 @@ from collections.abc import Callable
 from pathlib import Path
 
 from elaswave.events import Kind, Recorder
+from elaswave.faults import flip
+from elaswave.faults.claims import claim
 from elaswave.faults.scenario import Fault, Scenario, What
-
-Probe = Callable[[int, str], None]
+from elaswave.runtime.job import Job, Probe
 
 
 def make_probe(scenario: Scenario, run_folder: Path, rank: Callable[[], int], recorder: Recorder) -> Probe:
-    """Return a function to be called with (step, point) at every point that a fault may name.
+    """Return a function to be called with (step, point, job) at every point that a fault may name.
 
     Each fault strikes each of its ranks once in the life of the run, whatever process holds the rank: claims are
     files, so that a replacement that repeats the step is spared.
     """
     pending = list(enumerate(scenario.fault))
 
-    def probe(step: int, point: str) -> None:
+    def probe(step: int, point: str, job: Job) -> None:
         for number, fault in pending:
-            if fault.own_point(rank(), step, point) and claim(run_folder, number, rank()):
-                strike(fault, step, point)
+            if not fault.own_point(rank(), step, point):
+                continue
+            bit = flip.choose(job, fault, f"{number} {rank()}") if fault.what is What.FLIP else None
+            if (fault.what is not What.FLIP or bit) and claim(run_folder, number, rank()):
+                strike(fault, step, point, bit)
 
-    def strike(fault: Fault, step: int, point: str) -> None:
+    def strike(fault: Fault, step: int, point: str, bit: flip.Flip | None) -> None:
         recorder.emit(
-            Kind.FAULT, what=str(fault.what), target_rank=rank(), target_pid=os.getpid(), step=step, phase=point
+            Kind.FAULT,
+            what=str(fault.what),
+            target_rank=rank(),
+            target_pid=os.getpid(),
+            step=step,
+            phase=point,
+            **({"target": str(fault.target), "seed": fault.seed, **bit.fields()} if bit else {}),
         )
-        if fault.what is What.ERROR:
+        if bit is not None:
+            bit.do()
+        elif fault.what is What.ERROR:
             raise RuntimeError(f"injected at {point} of step {step}")
-        os.kill(os.getpid(), signal.SIGKILL if fault.what is What.KILL else signal.SIGSTOP)
+        else:
+            os.kill(os.getpid(), signal.SIGKILL if fault.what is What.KILL else signal.SIGSTOP)
 
     return probe
-
-
-def claim(run_folder: Path, number: int, rank: int) -> bool:
-    """True for the first caller of the run, false for every other."""
-    folder = run_folder / "faults"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        os.close(os.open(folder / f"{number}-rank-{rank}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    except FileExistsError:
-        return False
-    return True

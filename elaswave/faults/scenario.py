@@ -16,6 +16,15 @@ class What(StrEnum):
     KILL = "kill"  # SIGKILL
     STOP = "stop"  # SIGSTOP: hangs until the lease runs out
     ERROR = "error"  # an exception in the worker
+    FLIP = "flip"  # one bit of what the worker holds in memory
+
+
+class Target(StrEnum):
+    """Where a bit is flipped."""
+
+    SHARD = "shard"  # the worker's own part of the optimizer state
+    COPY = "copy"  # a copy of a neighbour's part
+    WEIGHTS = "weights"  # what it computes with
 
 
 class Fault(BaseModel):
@@ -33,6 +42,12 @@ class Fault(BaseModel):
     phase: str | None = None
     spare_by: int | None = Field(default=None, ge=1)
     """Wait for a spare that can take the victim's place, but not beyond this step; only without a `phase`."""
+    target: Target = Target.SHARD
+    """Of a flip: `shard`, `copy` or `weights`; the newest version that is there."""
+    shard: int | None = Field(default=None, ge=0)
+    """Of a flip in a copy: of which shard; any that is there when None."""
+    seed: int = 0
+    """Of a flip: decides which bit of which element of which tensor."""
 
     def own_point(self, rank: int, step: int, point: str) -> bool:
         """Whether the victim itself acts when `rank` reaches `point` of `step`."""
@@ -67,6 +82,12 @@ def load(path: str | Path) -> Scenario:
         raise ConfigError(f"{path}: {key}", problem["input"], problem["msg"]) from error
     points = [str(point) for point in (*Stage, *Phase)]
     for fault in scenario.fault:
+        if fault.what is What.FLIP and fault.phase is None:
+            raise ConfigError(f"{path}: fault.phase", None, "what = 'flip' happens inside a worker: name a phase")
+        if fault.what is not What.FLIP and (only := {"target", "shard", "seed"} & fault.model_fields_set):
+            raise ConfigError(f"{path}: fault.{min(only)}", getattr(fault, min(only)), "goes with what = 'flip'")
+        if fault.shard is not None and fault.target is not Target.COPY:
+            raise ConfigError(f"{path}: fault.shard", fault.shard, "goes with target = 'copy'")
         if fault.phase is not None and fault.phase not in points:
             raise ConfigError(f"{path}: fault.phase", fault.phase, "use one of " + ", ".join(points))
         if fault.what is What.ERROR and fault.phase is None:

@@ -89,6 +89,11 @@ class Gradients:
         return {micro_batch: spans_of(layers) for micro_batch, layers in self.layers.items()}
 
 
+def within(ranges: Iterable[Range], start: int, stop: int) -> list[int]:
+    """Numbers in [start, stop) that are in one of the ranges."""
+    return [n for low, high in ranges for n in range(max(low, start), min(high, stop))]
+
+
 def spans_of(numbers: Iterable[int]) -> tuple[Range, ...]:
     """Ascending (start, stop) ranges of a set of numbers."""
     found: list[Range] = []

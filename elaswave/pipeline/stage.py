@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from elaswave.errors import ConfigError, NumericsError
 from elaswave.pipeline.buckets import Buckets, Key
-from elaswave.pipeline.gradients import Accumulator, Gradients, Range
+from elaswave.pipeline.gradients import Accumulator, Gradients, Range, within
 from elaswave.pipeline.layers import Layers
 from elaswave.pipeline.split import Deferred, backward, split_linears
 from elaswave.pipeline.weights import Weights
@@ -155,6 +155,10 @@ class Stage:
         """Forget what is under way."""
         self._passes = {}
 
+    def samples(self, step: int, micro_batch: int) -> tuple[int, ...]:
+        """Samples of a micro-batch, in order."""
+        return self._source.ids(step, micro_batch)
+
     # -- forward -----------------------------------------------------------------------------------------------
 
     def forward(
@@ -237,7 +241,7 @@ class Stage:
         last = stop == self.layers.num_layers
         outputs = [x for x in one.outputs if x.requires_grad]
         inputs = [x for x in one.inputs if x.requires_grad]
-        parameters = [p for number in _within(one.missing, start, stop) for p, _ in self._parameters[number]]
+        parameters = [p for number in within(one.missing, start, stop) for p, _ in self._parameters[number]]
         if not outputs or not (inputs or parameters):
             return tuple(torch.zeros_like(x) for x in inputs)
         found = backward(outputs, None if last else gradients, [*inputs, *parameters], one.deferred)
@@ -261,7 +265,7 @@ class Stage:
             found[parameter] = found[parameter] + gradient if parameter in found else gradient
         for key, at, parameters in self._run_of(start, stop, one.missing):
             self._accumulate(key, at, parameters, found, micro_batch)
-        self.gradients.record(micro_batch, _within(one.missing, start, stop))
+        self.gradients.record(micro_batch, within(one.missing, start, stop))
 
     def finish(self, micro_batch: int, start: int) -> None:
         """End a pass of which no gradient of weights is wanted."""
@@ -289,7 +293,7 @@ class Stage:
         """Parameters of the missing layers of a leg, in stretches that lie side by side in one buffer."""
         runs: list[tuple[Key, int, list[nn.Parameter]]] = []
         end: tuple[Key, int] | None = None
-        for number in _within(missing, start, stop):
+        for number in within(missing, start, stop):
             for parameter, index in self._parameters[number]:
                 place = self.weights.buckets.of_parameter(index)
                 if end != (place.bucket, place.start):
@@ -318,8 +322,3 @@ def _many(x: Any) -> Tensors:
 def _one(parts: Tensors) -> Any:
     """What a layer is called with: the tensor itself when there is only one, as nn.Sequential does."""
     return parts[0] if len(parts) == 1 else parts
-
-
-def _within(missing: Sequence[Range], start: int, stop: int) -> list[int]:
-    """Numbers of the layers in [start, stop) that are in one of the ranges."""
-    return [n for low, high in missing for n in range(max(low, start), min(high, stop))]

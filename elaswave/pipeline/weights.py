@@ -97,8 +97,28 @@ class Weights:
         """Declare a bucket whole."""
         self.versions[slot].update((unit, version) for unit in key)
 
-    def digest(self, unit: int, version: int, digest: Digest) -> int | None:
-        """Digest of a unit's weights; None when they are not here at this version in the active slot."""
-        if self.versions[self.active].get(unit) != version:
-            return None
-        return digest((self.buckets.table.unit_bounds[unit],), {WEIGHTS: self.unit(unit)})
+    def damaged(self, version: int, truth: Sequence[int], digest: Digest) -> list[int]:
+        """Units that are here at a version and are not what they should be.
+
+        Args:
+            version: of which the slot is looked at that has most of it.
+            truth: per unit the digest that its weights must have.
+            digest: see `Digest`.
+        """
+        slot, bounds = self.slot_of(version), self.buckets.table.unit_bounds
+        return [
+            unit
+            for unit, found in self.versions[slot].items()
+            if found == version and digest((bounds[unit],), {WEIGHTS: self.unit(unit, slot)}) != truth[unit]
+        ]
+
+    def give_up(self, units: Iterable[int], version: int) -> None:
+        """These are not whole at this version."""
+        here = self.versions[self.slot_of(version)]
+        for unit in units:
+            here.pop(unit, None)
+
+    def lacking(self, version: int) -> list[int]:
+        """Units with elements that are not here at this version in the active slot, ascending."""
+        bounds, here = self.buckets.table.unit_bounds, self.versions[self.active]
+        return [u for u in self.buckets.units if bounds[u][0] < bounds[u][1] and here.get(u) != version]

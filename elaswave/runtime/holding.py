@@ -10,6 +10,7 @@ from elaswave.communicator.group import Group
 from elaswave.config import Config, SnapshotMode
 from elaswave.pipeline.stage import Stage
 from elaswave.planner.plan import Plan
+from elaswave.runtime.proofs import Proof, prove
 from elaswave.snapshot import ring
 from elaswave.snapshot.copy import Copy, ReplayCopy, StateCopy
 from elaswave.snapshot.pool import Pool
@@ -74,6 +75,16 @@ class Holding:
     def digest(self, shard: int, version: int) -> int:
         """Digest of a shard as it is here now."""
         return digest(self.layout.ranges(shard), self.state(shard, version).tensors)
+
+    def prove(self, version: int, stage: Stage) -> Proof:
+        """Digests of the own shard, and of the weights that it makes."""
+        return prove(self.part(self.index, version), stage.layers.table.unit_bounds, stage.weights.dtype)
+
+    def damaged_copies(self, version: int) -> list[int]:
+        """Shards whose copy here is not what its owner announced; one that is not here at that version is not."""
+        known = self.digests.get(version)
+        whole = [shard for shard, copy in self.pool.copies.items() if version in copy.versions]
+        return [shard for shard in whole if known is not None and self.digest(shard, version) != known[shard]]
 
     def record(self, version: int, digests: Sequence[int]) -> None:
         """Keep the announced digests of the last versions."""

@@ -182,6 +182,12 @@ class ShardedOptimizer:
         """Make the version of the last step the committed one."""
         self.select((self.committed or 0) + 1)
 
+    def discard(self, version: int) -> None:
+        """Take back a version that has been computed and not been committed."""
+        slot = self._slots[1 - self._current]
+        if slot.version == version:
+            slot.version = None
+
     def select(self, version: int) -> None:
         """Make a whole version the committed one, be it newer or older.
 

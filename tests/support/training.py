@@ -187,6 +187,7 @@ def digests(history: History) -> dict[int, str]:
     return found
 
 
-def fault(ranks: Sequence[int], phase: str, step: int = 3, what: str = "kill") -> str:
+def fault(ranks: Sequence[int], phase: str, step: int = 3, what: str = "kill", **rest: object) -> str:
     """One entry of a scenario."""
-    return f'[[fault]]\nwhat = "{what}"\nranks = {list(ranks)}\nstep = {step}\nphase = "{phase}"\n'
+    more = "".join(f"{key} = {json.dumps(value)}\n" for key, value in rest.items())
+    return f'[[fault]]\nwhat = "{what}"\nranks = {list(ranks)}\nstep = {step}\nphase = "{phase}"\n{more}'

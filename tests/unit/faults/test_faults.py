@@ -5,14 +5,17 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from elaswave.errors import ConfigError
 from elaswave.events import Kind, Recorder
+from elaswave.faults.claims import claim
 from elaswave.faults.nemesis import Nemesis
-from elaswave.faults.probe import claim, make_probe
+from elaswave.faults.probe import make_probe
 from elaswave.faults.scenario import Fault, Scenario, What, load
+from elaswave.runtime.job import Job
 
 
 class Memory:
@@ -33,6 +36,10 @@ class Memory:
         ("[[fault]]\nranks=[1]\nstep=1\nphase='lunch'", "use one of"),
         ("[[fault]]\nranks=[1]\nstep=1\nwhen=3", "when"),
         ("[[fault]]\nranks=[1]\nstep=1\nwhat='error'", "name a phase"),
+        ("[[fault]]\nranks=[1]\nstep=1\nwhat='flip'", "name a phase"),
+        ("[[fault]]\nranks=[1]\nstep=1\ntarget='copy'", "goes with what"),
+        ("[[fault]]\nranks=[1]\nstep=1\nphase='vote'\nwhat='flip'\nshard=1", "goes with target"),
+        ("[[fault]]\nranks=[1]\nstep=1\nphase='vote'\nwhat='flip'\ntarget='disk'", "shard"),
         ("[[fault]]\nranks=[1]\nstep=5\nspare_by=4", "not before"),
         ("[[fault]]\nranks=[1]\nstep=1\nspare_by=4\nphase='vote'", "no phase"),
         ("[[fault", "TOML"),
@@ -52,14 +59,15 @@ def test_a_claim_is_granted_once(tmp_path: Path) -> None:
 
 
 def test_probe_strikes_at_its_point_only_once(tmp_path: Path) -> None:
+    job = cast(Job, None)  # only flips look at it
     memory = Memory()
     fault = Fault(what=What.ERROR, ranks=(1,), step=3, phase="backward")
     probe = make_probe(Scenario(fault=(fault,)), tmp_path, lambda: 1, Recorder((memory,)))
-    probe(2, "backward")
-    probe(3, "forward")
+    probe(2, "backward", job)
+    probe(3, "forward", job)
     with pytest.raises(RuntimeError, match="injected"):
-        probe(3, "backward")
-    probe(3, "backward")
+        probe(3, "backward", job)
+    probe(3, "backward", job)
     assert [event["kind"] for event in memory.events] == [Kind.FAULT]
 
 
