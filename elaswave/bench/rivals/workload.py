@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,19 @@ class Workload:
         self._streams = Streams(config.training.seed)
         connect(self.model, self._streams)
 
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def optimizer(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
         """AdamW with the config's settings; the schedule costs nothing and is left out."""
+        return torch.optim.AdamW(model.parameters(), **self.optimizer_settings(), fused=fused)
+
+    def optimizer_settings(self) -> dict[str, Any]:
+        """Arguments of AdamW."""
         settings = self.config.optimizer
-        return torch.optim.AdamW(
-            model.parameters(),
-            lr=settings.lr,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-        )
+        return {
+            "lr": settings.lr,
+            "betas": (settings.beta1, settings.beta2),
+            "eps": settings.eps,
+            "weight_decay": settings.weight_decay,
+        }
 
     def share(self, index: int, of: int) -> list[int]:
         """Micro-batches of replica `index` when `of` replicas share a step."""
@@ -50,6 +54,13 @@ class Workload:
 
     def loss(self, wrapped: nn.Module, step: int, micro_batch: int) -> torch.Tensor:
         """Mean loss per token of one micro-batch, computed through `wrapped`."""
+        rows, ids = self.rows(step, micro_batch)
+        self.draw_for(step, ids)
+        targets = rows[:, 1:]
+        return self.model.loss_sum(wrapped(rows[:, :-1]), targets) / targets.numel()
+
+    def rows(self, step: int, micro_batch: int) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """Tokens of a micro-batch, (micro_batch_size, sequence + 1) int64, and the ids of its samples."""
         train = self.config.training
         ids = sample_ids(
             seed=train.seed,
@@ -59,10 +70,11 @@ class Workload:
             train_batch_size=train.train_batch_size,
             num_samples=len(self.dataset),
         )
-        rows = torch.stack([self.dataset.sample(index) for index in ids])
+        return torch.stack([self.dataset.sample(index) for index in ids]), ids
+
+    def draw_for(self, step: int, ids: Sequence[int]) -> None:
+        """Dropout of what is computed next belongs to these samples."""
         self._streams.at(step, ids)
-        targets = rows[:, 1:]
-        return self.model.loss_sum(wrapped(rows[:, :-1]), targets) / targets.numel()
 
 
 def config_from_environment() -> Config:
