@@ -38,7 +38,7 @@ def pin_threads(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(True, warn_only=False)
     # what is written before it is read has no bits to fix, and filling it takes as long as writing it once more
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[missing-attribute]  # a property
 
 
 class ExactAccumulator:

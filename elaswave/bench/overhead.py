@@ -121,6 +121,7 @@ def contender(name: str, base: Config, workers: int) -> Contender:
     """
     if name.startswith((EXACT, FAST)):
         return _own(name, base, workers)
+    from elaswave.bench.rivals import deepspeed_zero
     from elaswave.bench.rivals.gloo import store
 
     module, make = {
@@ -129,8 +130,8 @@ def contender(name: str, base: Config, workers: int) -> Contender:
         DEEPSPEED: ("deepspeed_zero", lambda rival, worker: rival.DeepSpeedZero(base, worker, workers)),
         ONE_F_ONE_B: ("pipelining", lambda rival, worker: rival.Pipelining(base, worker, workers)),
     }[name]
-    package = PACKAGES.get(name)
-    return _watched(store, f"elaswave.bench.rivals.{module}", make, package)
+    service = partial(store, **deepspeed_zero.ENVIRONMENT) if name == DEEPSPEED else store
+    return _watched(service, f"elaswave.bench.rivals.{module}", make, PACKAGES.get(name))
 
 
 def _own(name: str, base: Config, workers: int) -> Contender:

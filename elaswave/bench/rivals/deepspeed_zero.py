@@ -17,6 +17,8 @@ from elaswave.bench.rivals.workload import Workload
 from elaswave.config import Config
 
 BUILT_AT_START = "deepspeed_shm_comm"
+ENVIRONMENT = {"DS_ACCELERATOR": "cpu"}
+"""Looked at when DeepSpeed is imported."""
 
 
 class DeepSpeedZero:
@@ -28,7 +30,7 @@ class DeepSpeedZero:
     """
 
     def __init__(self, config: Config, rank: int, world: int) -> None:
-        os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         warnings.filterwarnings("ignore", category=FutureWarning)  # of names that newer releases of torch have renamed
         import deepspeed
 

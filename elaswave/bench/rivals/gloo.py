@@ -12,10 +12,14 @@ TIMEOUT_S = 120.0
 
 
 @contextmanager
-def store() -> Iterator[Mapping[str, str]]:
-    """A store for one contender; yields the environment of its ranks. Call it before this process has threads."""
+def store(**variables_beside: str) -> Iterator[Mapping[str, str]]:
+    """A store for one contender; yields the environment of its ranks. Call it before this process has threads.
+
+    Args:
+        variables_beside: more of that environment.
+    """
     with store_server(TIMEOUT_S) as port:
-        yield {variables.STORE_PORT: str(port), "GLOO_SOCKET_IFNAME": "lo"}
+        yield {variables.STORE_PORT: str(port), "GLOO_SOCKET_IFNAME": "lo", **variables_beside}
 
 
 def connect(rank: int, world: int) -> None:

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from elaswave.bench.rivals.gloo import connect
 from elaswave.bench.rivals.workload import Workload
 from elaswave.config import Config
+from elaswave.errors import BenchError
 
 
 class Layers(nn.Module):
@@ -59,9 +60,8 @@ class Pipelining:
         layers = self._workload.model.layers()
         start, stop = cuts(len(layers), world)[rank : rank + 2]
         self._layers = Layers(layers[start:stop], self._workload)
-        for layer in (*layers[:start], *layers[stop:]):
-            layer.to("meta")  # where it takes no memory
         self._parameters = list(self._layers.parameters())
+        _forget([*layers[:start], *layers[stop:]], self._parameters)
         self._optimizer = self._workload.optimizer(self._layers, fused=True)
         train = config.training
         self._targets_per_step = train.train_batch_size * config.model.sequence_length
@@ -113,6 +113,19 @@ class Pipelining:
 
     def figures(self) -> Mapping[str, float | None]:
         return {"loss": math.fsum(loss.item() for loss in self._losses) if self._is_last else None}
+
+
+def _forget(layers: Sequence[nn.Module], kept: Sequence[nn.Parameter]) -> None:
+    """Let the layers of other stages take no memory.
+
+    Raises:
+        BenchError: they share weights with this stage, which this pipeline does not know.
+    """
+    own = {id(parameter) for parameter in kept}
+    for layer in layers:
+        if any(id(parameter) in own for parameter in layer.parameters()):
+            raise BenchError("torch.distributed.pipelining has no weights that stages share; use a model without")
+        layer.to("meta")
 
 
 def cuts(num_layers: int, num_stages: int) -> list[int]:
