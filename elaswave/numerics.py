@@ -62,8 +62,8 @@ class ExactAccumulator:
     def zero(self) -> None:
         self.buffer.zero_()
 
-    def add(self, gradient: torch.Tensor, micro_batch: int) -> None:
-        """Add the flat float32 gradient of one micro-batch.
+    def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None:
+        """Add a flat gradient of one micro-batch to the elements from `at` on.
 
         Adding 1.5 * 2**8 to a float64 shifts its binary point to where the last bit is worth 2**-44, and rounds
         there; the difference of the bit patterns is the integer.
@@ -78,7 +78,7 @@ class ExactAccumulator:
                 f"micro-batch {micro_batch} has a gradient of {largest:g}; exact sums need less than {self.bound:g}. "
                 "Lower optimizer.lr, or use training.numerics = 'fast'"
             )
-        values, sums = gradient.numpy(), self.buffer.numpy()
+        values, sums = gradient.float().numpy(), self.buffer[at : at + len(gradient)].numpy()
         for start in range(0, len(values), BLOCK):
             part, total = values[start : start + BLOCK], sums[start : start + BLOCK]
             wide, bits = self._wide[: len(part)], self._bits[: len(part)]
@@ -106,9 +106,9 @@ class FastAccumulator:
     def zero(self) -> None:
         self.buffer.zero_()
 
-    def add(self, gradient: torch.Tensor, micro_batch: int) -> None:
-        """Add the flat float32 gradient of one micro-batch."""
-        self.buffer.add_(gradient)
+    def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None:
+        """Add a flat gradient of one micro-batch to the elements from `at` on."""
+        self.buffer[at : at + len(gradient)].add_(gradient)
 
     def to_float(self, part: torch.Tensor) -> torch.Tensor:
         """A copy of a part of the sum."""
