@@ -35,12 +35,16 @@ class Ddp:
         self._step, self._loss = 0, torch.zeros(())
 
     def _sharded(self) -> torch.optim.Optimizer:
+        settings = self._workload.config.optimizer
         return ZeroRedundancyOptimizer(
             self._model.parameters(),
             optimizer_class=torch.optim.AdamW,
             parameters_as_bucket_view=True,
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
             fused=True,
-            **self._workload.optimizer_settings(),
         )
 
     def steps(self, count: int) -> None:

@@ -36,17 +36,15 @@ class Workload:
 
     def optimizer(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
         """AdamW with the config's settings; the schedule costs nothing and is left out."""
-        return torch.optim.AdamW(model.parameters(), **self.optimizer_settings(), fused=fused)
-
-    def optimizer_settings(self) -> dict[str, Any]:
-        """Arguments of AdamW."""
         settings = self.config.optimizer
-        return {
-            "lr": settings.lr,
-            "betas": (settings.beta1, settings.beta2),
-            "eps": settings.eps,
-            "weight_decay": settings.weight_decay,
-        }
+        return torch.optim.AdamW(
+            model.parameters(),
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=fused,
+        )
 
     def share(self, index: int, of: int) -> list[int]:
         """Micro-batches of replica `index` when `of` replicas share a step."""
