@@ -83,8 +83,9 @@ def test_blocks_do_not_show(monkeypatch, block):
 
 
 def test_no_elements():
-    ExactAccumulator(1).add(torch.ones(1), 0)
-    assert not len(ExactAccumulator(0).buffer)
+    accumulator = ExactAccumulator(0)
+    accumulator.add(torch.empty(0), 0)
+    assert not len(accumulator.buffer)
 
 
 def test_zero_forgets():
