@@ -71,6 +71,8 @@ class ExactAccumulator:
         Raises:
             NumericsError: some element is not below `bound`, or not a number.
         """
+        if not len(gradient):
+            return
         low, high = torch.aminmax(gradient)
         largest = max(-low.item(), high.item())
         if not largest < self.bound:

@@ -91,8 +91,9 @@ def test_a_sum_becomes_the_nearest_float64_and_then_the_nearest_float32(units):
 
 
 def test_no_elements():
-    ExactAccumulator(1).add(torch.ones(1), 0)
-    assert not len(ExactAccumulator(0).buffer)
+    accumulator = ExactAccumulator(0)
+    accumulator.add(torch.empty(0), 0)
+    assert not len(accumulator.buffer)
 
 
 def test_zero_forgets():
