@@ -26,6 +26,7 @@ from support.stages import (
 )
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 
 from elaswave.errors import ConfigError, NumericsError
 from elaswave.pipeline.stage import Stage
@@ -243,7 +244,7 @@ class Logits(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.token = nn.Embedding(11, 11)
+        self.token = nn.Embedding.from_pretrained(torch.eye(11), freeze=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.token(tokens)
@@ -312,6 +313,32 @@ def test_layers_that_draw_by_call_count_are_refused_when_they_do():
     x = stage.forward(1, 0, 0, 1, (), (), ((0, 2),))
     with pytest.raises(ConfigError, match=r"layers 1-1'?: draw by call count; use .*KeyedDropout"):
         stage.forward(1, 0, 1, 2, tuple(part.detach() for part in x), (True,), ((0, 2),))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [spectral_norm(nn.Linear(11, 11)), nn.InstanceNorm1d(5, track_running_stats=True)],
+    ids=["spectral", "norm"],
+)
+def test_layers_that_keep_something_from_one_micro_batch_to_the_next_are_refused(layer):
+    stage = whole_stage(layers_of(Toy(layer)))
+    with pytest.raises(ConfigError, match=r"layers 0-1'?: change buffers; keep nothing"):
+        stage.forward(1, 0, 0, 2, (), (), ((0, 2),))
+
+
+def test_buffers_that_are_only_read_or_made_on_first_use_are_welcome():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("shift", torch.arange(11.0))
+            self.cached = None
+
+        def forward(self, x):
+            self.cached = self.shift * 2 if self.cached is None else self.cached
+            return x + self.cached
+
+    stage = whole_stage(layers_of(Toy(Shifted())))
+    assert compute([stage], [(0, 0, 2)], 0) == compute([stage], [(0, 0, 2)], 0)
 
 
 def test_what_cannot_travel_from_layer_to_layer_is_refused():
