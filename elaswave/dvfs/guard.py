@@ -1,6 +1,7 @@
 """Keeps the promise that clocks are given back: at exit in this process, at its death by the watchdog."""
 
 import atexit
+import os
 from collections.abc import Callable
 
 from elaswave.dvfs.watchdog import Order, Watchdog
@@ -12,7 +13,7 @@ class Guard:
 
     Args:
         backend: its name, for the error.
-        undo: called at exit, once; must not raise.
+        undo: called at exit, but not in forks of this process; must not raise.
 
     Raises:
         ConfigError: no watchdog can be started, so nothing may be set.
@@ -25,8 +26,8 @@ class Guard:
             told = f"clocks could not be put back after a crash: {error}; use 'simulated' or 'off'"
             raise ConfigError("dvfs.backend", backend, told) from error
         self._orders: dict[object, Order] = {}
-        self._undo = undo
-        atexit.register(undo)
+        self._undo, self._owner = undo, os.getpid()
+        atexit.register(self._at_exit)
 
     def before(self, key: object, order: Order) -> None:
         """Call before something is set for the first time: how to undo it.
@@ -40,5 +41,9 @@ class Guard:
 
     def close(self) -> None:
         """All has been undone; calling it again does nothing."""
-        atexit.unregister(self._undo)
+        atexit.unregister(self._at_exit)
         self._watchdog.close()
+
+    def _at_exit(self) -> None:
+        if os.getpid() == self._owner:
+            self._undo()

@@ -1,7 +1,8 @@
 """Clocks of NVIDIA GPUs through NVML: one locked clock per device, which root may set on Volta and newer.
 
 Written from the documentation of NVML (nvmlDeviceSetGpuLockedClocks, nvmlDeviceResetGpuLockedClocks); it has been run
-against a stand-in for `pynvml` alone, never against a GPU. A lock is a wish: heat and power limits go below it.
+against a stand-in for `pynvml` alone, never against a GPU. A lock is a wish: heat and power limits go below it. NVML
+does not tell which lock it finds, so giving a device back also lifts a lock that an administrator had set.
 """
 
 import importlib
@@ -37,10 +38,10 @@ class Nvml:
         self._handles = {device: self._handle(device) for device in devices}
         self._ranges = {device: within(settings, self._offered(device), f"GPU {device}") for device in devices}
         self._nominal = {device: self._default(device) for device in devices}
-        for device in devices:
-            self._check_permitted(device)
         self._asked: dict[int, int] = {}
         self._guard = Guard("nvml", self.reset)
+        for device in devices:
+            self._lock_nominal(device)
 
     def capabilities(self, device: int) -> Capabilities:
         nominal, top = self._nominal[device], self.range_mhz(device)[-1]
@@ -109,13 +110,17 @@ class Nvml:
         except self._nvml.NVMLError:
             return self._ranges[device][-1]
 
-    def _check_permitted(self, device: int) -> None:
-        """To give back what is not locked changes nothing, and needs the same permission."""
+    def _lock_nominal(self, device: int) -> None:
+        """Begin at the nominal clock; where that is not permitted nothing is."""
+        target = nearest(self._ranges[device], self._nominal[device])
         try:
-            self._nvml.nvmlDeviceResetGpuLockedClocks(self._handles[device])
-        except self._nvml.NVMLError as error:
+            self._guard.before(device, {"nvml": [device]})
+            self._nvml.nvmlDeviceSetGpuLockedClocks(self._handles[device], target, target)
+        except (OSError, self._nvml.NVMLError) as error:
+            self.reset()
             told = f"the clocks of GPU {device} may not be set: {error}; run as root, or let an administrator allow it"
             raise _refusal(told) from error
+        self._asked[device] = target
 
     def _check(self, device: int) -> None:
         if device not in self._handles:

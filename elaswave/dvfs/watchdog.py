@@ -2,7 +2,7 @@
 
 It holds a pidfd of the process it watches, so it learns of any death, SIGKILL too, whoever else has inherited what.
 It stands in a session of its own, out of reach of signals to the job's process group, and imports nothing heavy:
-`python watchdog.py FD DONE` reads what to undo as JSON lines from its standard input.
+`python watchdog.py PIDFD` reads what to undo as JSON lines from its standard input.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class Watchdog:
         watched = os.pidfd_open(os.getpid())
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-E", str(Path(__file__)), str(watched)],
+                [sys.executable, "-I", "-S", str(Path(__file__)), str(watched)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=(watched,),

@@ -197,6 +197,24 @@ def recost(plan: Clocks, applied: Sequence[int]) -> Clocks:
     return _solve(replace(plan.request, applied=settled))
 
 
+def settle(plan: Clocks, apply: Callable[[tuple[int, ...]], Sequence[int]]) -> Clocks:
+    """Ask for the clocks, and choose again as long as other ones are applied.
+
+    Args:
+        plan: what to ask for first.
+        apply: asks every member for its clock, and returns those that are applied.
+
+    Returns:
+        Clocks that all members have; those that still differ after a round for each member as they are.
+    """
+    for _ in range(len(plan.mhz) + 1):
+        applied = tuple(apply(plan.mhz))
+        if applied == plan.mhz:
+            break
+        plan = recost(plan, applied)
+    return plan
+
+
 def _solve(request: Request) -> Clocks:
     nominal = [request.at_most(request.profile.nominal_mhz) if own is None else own for own in request.applied]
     untouched = [request.at_most(request.profile.nominal_mhz)] * len(nominal)

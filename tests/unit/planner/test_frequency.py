@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.planning import jobs
 
-from elaswave.planner.frequency import Clocks, ClockProfile, choose, recost
+from elaswave.planner.frequency import Clocks, ClockProfile, choose, recost, settle
 from elaswave.planner.pace import finish
 from elaswave.planner.scheduler import make_plan
 from elaswave.planner.timetable import timetable
@@ -82,14 +82,13 @@ def test_nobody_could_be_lower(loads_s, range_mhz, profile, boost):
 @MANY
 @given(loads, ranges, profiles, boosts, st.data())
 def test_a_clipped_request_settles_and_the_others_adapt(loads_s, range_mhz, profile, boost, data):
-    clocks = choose(loads_s, range_mhz, profile, boost=boost)
     own = data.draw(st.lists(st.sampled_from([None, 350, 900, 1450]), min_size=len(loads_s), max_size=len(loads_s)))
-    for _ in range(len(loads_s) + 1):
-        applied = [asked if mine is None else mine for asked, mine in zip(clocks.mhz, own, strict=True)]
-        if tuple(applied) == clocks.mhz:
-            break
-        clocks = recost(clocks, applied)
-    assert clocks.mhz == tuple(asked if mine is None else mine for asked, mine in zip(clocks.mhz, own, strict=True))
+
+    def apply(asked):
+        return [mhz if mine is None else mine for mhz, mine in zip(asked, own, strict=True)]
+
+    clocks = settle(choose(loads_s, range_mhz, profile, boost=boost), apply)
+    assert clocks.mhz == tuple(apply(clocks.mhz))
     assert clocks.step_s == max(times(clocks))
 
 
