@@ -2,7 +2,7 @@
 
 A fail-slow member is one with a lower capacity. What is measured is kept for a few steps, and medians are taken, so
 that one odd measurement changes nothing. Times are per unit of work, so that sequences of unequal length raise no
-false alarm. After the length-aware monitor of Greyhound (https://arxiv.org/abs/2410.12588) in spirit.
+false alarm.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
