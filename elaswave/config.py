@@ -250,6 +250,8 @@ class Dvfs(Section):
     """Highest clock to set; 0 for the device's own (simulated: 1.2 times the nominal one)."""
     boost: Annotated[float, Field(ge=1, le=2)] = 1.1
     """How far above the nominal clock whoever binds may go, as a factor; 1 never raises."""
+    tolerance: Annotated[float, Field(ge=0, le=0.2)] = 0.0
+    """How much longer a step may take, as a share, so that more of those that wait can be lowered."""
     compute_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of the time at the nominal clock that shrinks as the clock rises; the rest waits for memory."""
     static_w: Annotated[float, Field(ge=0)] = 100.0

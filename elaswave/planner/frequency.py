@@ -85,6 +85,7 @@ class Request:
         range_mhz: clocks that can be set, ascending.
         profile: of the devices.
         boost: how far above the nominal clock a member may go, as a factor.
+        tolerance: how much longer a step may take, as a share, so that more of those that wait can be lowered.
         step_s: how long a step takes; by default as long as its slowest member.
         applied: clocks that members have whatever is asked of them; None where it is free.
     """
@@ -94,6 +95,7 @@ class Request:
     range_mhz: tuple[int, ...]
     profile: ClockProfile
     boost: float
+    tolerance: float
     step_s: StepTime | None = field(default=None, compare=False)
     applied: tuple[int | None, ...]
 
@@ -141,6 +143,7 @@ def choose(
     profile: ClockProfile,
     *,
     boost: float = 1.0,
+    tolerance: float = 0.0,
     counts: Sequence[int] | None = None,
     step_s: StepTime | None = None,
 ) -> Clocks:
@@ -154,6 +157,8 @@ def choose(
         range_mhz: clocks that can be set.
         profile: of the devices.
         boost: how far above the nominal clock, as a factor; 1 only lowers.
+        tolerance: how much longer a step may take by lowering, as a share: where a pipeline has to fill, every member
+            delays it by its first micro-batch, so that hardly anyone can be lowered for nothing.
         counts: how many members each load stands for; one each by default.
         step_s: how long a step takes; by default as long as its slowest member, which leaves out that a pipeline also
             has to fill.
@@ -164,14 +169,16 @@ def choose(
     numbers = tuple(counts) if counts is not None else (1,) * len(loads_s)
     if not loads_s or min(loads_s) < 0 or len(numbers) != len(loads_s) or min(numbers) < 0:
         raise ValueError(f"loads_s = {tuple(loads_s)}, counts = {numbers}: give one each that is not negative")
-    if not range_mhz or min(range_mhz) <= 0 or boost < 1:
-        raise ValueError(f"range_mhz = {tuple(range_mhz)}, boost = {boost}: give positive clocks, and a boost >= 1")
+    if not range_mhz or min(range_mhz) <= 0 or boost < 1 or tolerance < 0:
+        told = f"range_mhz = {tuple(range_mhz)}, boost = {boost}, tolerance = {tolerance}"
+        raise ValueError(f"{told}: give positive clocks, a boost of 1 or more, and a tolerance of 0 or more")
     request = Request(
         loads_s=tuple(loads_s),
         counts=numbers,
         range_mhz=tuple(sorted(set(range_mhz))),
         profile=profile,
         boost=boost,
+        tolerance=tolerance,
         step_s=step_s,
         applied=(None,) * len(loads_s),
     )
@@ -221,7 +228,7 @@ def _solve(request: Request) -> Clocks:
     without_s = request.step_of(untouched)
     before = (without_s, request.energy_of(untouched, without_s))
     raised, pace_s = _raise(request, nominal)
-    if request.step_of(raised) > request.step_of(nominal) * (1 - EPSILON):
+    if raised != nominal and request.step_of(raised) > request.step_of(nominal) * (1 - EPSILON):
         raised = nominal
         pace_s = max(_times(request, nominal))
     mhz = _lower(request, raised, pace_s)
@@ -256,8 +263,8 @@ def _raise(request: Request, nominal: Sequence[int]) -> tuple[list[int], float]:
 
 
 def _lower(request: Request, clocks: Sequence[int], pace_s: float) -> list[int]:
-    """The lowest clocks at which a step takes no longer: of all members if possible, else of as many as possible."""
-    goal_s = request.step_of(clocks) * (1 + EPSILON)
+    """The lowest clocks at which a step takes no longer than is tolerated: of all members, else of whoever can be."""
+    goal_s = request.step_of(clocks) * (1 + EPSILON + request.tolerance)
     rows = list(zip(request.loads_s, clocks, request.applied, strict=True))
     lowest = [mhz if own is not None else _lowest(request, load, pace_s, mhz) for load, mhz, own in rows]
     if request.step_of(lowest) <= goal_s:
@@ -278,7 +285,7 @@ def _lower(request: Request, clocks: Sequence[int], pace_s: float) -> list[int]:
 def _lowest(request: Request, load_s: float, deadline_s: float, top: int) -> int:
     """The lowest clock up to `top` at which the work is done in time; `top` if it is at none.
 
-    Lower is always cheaper in equal time: static power is drawn anyway, and the energy of the rest falls with the clock.
+    Lower is always cheaper in equal time: static power is drawn anyway, and the other energy falls with the clock.
     """
     limit = deadline_s * (1 + EPSILON)
     allowed = request.range_mhz[: bisect_right(request.range_mhz, top)]
@@ -286,14 +293,14 @@ def _lowest(request: Request, load_s: float, deadline_s: float, top: int) -> int
     return allowed[place] if place < len(allowed) else top
 
 
-def _reason(
-    request: Request, mhz: Sequence[int], before: tuple[float, float], after: tuple[float, float]
-) -> str:
+def _reason(request: Request, mhz: Sequence[int], before: tuple[float, float], after: tuple[float, float]) -> str:
     """What is raised and lowered, and what it brings, such as `2 raised to 1100 MHz, 4 lowered to 820-910 MHz: ...`."""
     usual = request.at_most(request.profile.nominal_mhz)
     moved = {
         "raised": [(clock, count) for clock, count in zip(mhz, request.counts, strict=True) if clock > usual and count],
-        "lowered": [(clock, count) for clock, count in zip(mhz, request.counts, strict=True) if clock < usual and count],
+        "lowered": [
+            (clock, count) for clock, count in zip(mhz, request.counts, strict=True) if clock < usual and count
+        ],
     }
     parts = [
         f"{sum(count for _, count in rows)} {word} to {_span([clock for clock, _ in rows])} MHz"
