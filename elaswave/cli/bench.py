@@ -10,6 +10,7 @@ from typing import Any
 BENCHES = {
     "communicator": "repair after a loss, collectives, freeing the blocked; beside gloo",
     "mttr": "from a SIGKILL to the survivors' next step; beside torchft and a torchrun restart",
+    "planner": "a plan for up to a million workers: how long it takes, how even it is",
     "snapshot": "what copies of the optimizer state on neighbours cost per step",
 }
 WIDTH = 160
