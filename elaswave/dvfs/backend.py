@@ -41,7 +41,7 @@ class Backend(Protocol):
         ...
 
     def set(self, device: int, mhz: int) -> int:
-        """Ask for a clock; returns the one that is applied, which another one is when the request is clipped or refused.
+        """Ask for a clock; returns the one that is applied: another one when the request is clipped or refused.
 
         Asking again for the same changes nothing. Raises ConfigError for a device that is not there.
         """
@@ -95,12 +95,16 @@ def within(settings: Dvfs, offered: Sequence[int], key: str) -> tuple[int, ...]:
         ConfigError: none is left.
     """
     found = tuple(
-        sorted({mhz for mhz in offered if settings.min_mhz <= mhz and (not settings.max_mhz or mhz <= settings.max_mhz)})
+        sorted(
+            {mhz for mhz in offered if settings.min_mhz <= mhz and (not settings.max_mhz or mhz <= settings.max_mhz)}
+        )
     )
     if not found:
         bounds = f"{settings.min_mhz or '-'} .. {settings.max_mhz or '-'} MHz"
         offers = f"{min(offered)} .. {max(offered)} MHz" if offered else "no clocks"
-        raise ConfigError("dvfs.min_mhz, dvfs.max_mhz", bounds, f"{key} offers {offers}; widen the bounds, or set them to 0")
+        raise ConfigError(
+            "dvfs.min_mhz, dvfs.max_mhz", bounds, f"{key} offers {offers}; widen the bounds, or set them to 0"
+        )
     return found
 
 

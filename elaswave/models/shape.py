@@ -65,13 +65,11 @@ def _transformer(config: Model, *, tied: bool) -> Shape:
     products = [0, *[matrices] * config.layers, tokens]
     small = SMALL_SHARE * max(products)
     sizes = [tokens + config.sequence_length * width, *[matrices + 13 * width] * config.layers, 2 * width + tokens]
-    users = [(layer,) for layer in range(len(sizes))]
+    users: list[tuple[int, ...]] = [(layer,) for layer in range(len(sizes))]
     if tied:
         sizes = [sizes[0] - tokens, *sizes[1:-1], sizes[-1] - tokens, tokens]
         users.append((0, config.layers + 1))
-    return Shape(
-        costs=tuple(product + small for product in products), unit_elements=tuple(sizes), users=tuple(users)
-    )
+    return Shape(costs=tuple(product + small for product in products), unit_elements=tuple(sizes), users=tuple(users))
 
 
 def _mixer(config: Model) -> Shape:

@@ -54,7 +54,9 @@ def test_nothing_is_said_of_other_models():
     assert shape_of(Model(name="package.module:Class")) is None
 
 
-@pytest.mark.parametrize(("changes", "key"), [({"sequence_length": 65}, "model.sequence_length"), ({"patch": 3}, "model.patch")])
+@pytest.mark.parametrize(
+    ("changes", "key"), [({"sequence_length": 65}, "model.sequence_length"), ({"patch": 3}, "model.patch")]
+)
 def test_sizes_without_a_model_are_refused(changes, key):
     config = Model(name="mixer").model_copy(update={"sequence_length": 64, **changes})
     with pytest.raises(ConfigError) as caught:
