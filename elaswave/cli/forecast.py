@@ -30,6 +30,7 @@ class Forecast:
         view: whom it is for.
         plan: who does what.
         step: time of a step, in units of the layers' costs; with the clocks, if there are any.
+        counts: per member of how many micro-batches it computes a part.
         busy: per member the share of the step in which it computes.
         clocks: of all members; None where clocks are left alone.
     """
@@ -37,6 +38,7 @@ class Forecast:
     view: View
     plan: Plan
     step: float
+    counts: tuple[int, ...]
     busy: tuple[float, ...]
     clocks: Clocks | None
 
@@ -109,7 +111,9 @@ def forecast(config: Config, profile: Profile, view: View, previous: View | None
     step = table.finish if clocks is None else clocks.step_s
     slowdowns = [1.0] * len(table.busy) if clocks is None else map(clocks.request.profile.slowdown, clocks.mhz)
     busy = tuple(busy * slowdown / step for busy, slowdown in zip(table.busy, slowdowns, strict=True))
-    return Forecast(view=view, plan=plan, step=step, busy=busy, clocks=clocks)
+    return Forecast(
+        view=view, plan=plan, step=step, counts=tuple(map(len, plan.micro_batches)), busy=busy, clocks=clocks
+    )
 
 
 def travel(config: Config, profile: Profile, before: Forecast, after: Forecast) -> Travel:

@@ -140,7 +140,7 @@ def _cell(side: Forecast, rank: int, member: int) -> "Text":
 
     busy = side.busy[member]
     level = LEVELS[min(int(busy * len(LEVELS)), len(LEVELS) - 1)]
-    told = f"{rank}: {len(side.plan.micro_batches[member])} {level} {100 * busy:.0f} %"
+    told = f"{rank}: {side.counts[member]} {level} {100 * busy:.0f} %"
     clock = "" if side.clocks is None else f"\n{side.clocks.mhz[member]} MHz"
     return Text(told + clock)
 
@@ -157,7 +157,7 @@ def _sum(side: Forecast, members: Sequence[int], lost: frozenset[int]) -> "Text"
 
     if not members:
         return Text(f"none ({len(lost)} lost)", style="red")
-    counts = [len(side.plan.micro_batches[member]) for member in members]
+    counts = [side.counts[member] for member in members]
     busy = [100 * side.busy[member] for member in members]
     told = f"{len(members)} workers: {_range(counts)} each, {_range([round(value) for value in busy])} %"
     if side.clocks is not None:

@@ -50,10 +50,9 @@ class Cpufreq:
         limit = self._file(device, "scaling_max_freq")
         target = nearest(self.range_mhz(device), mhz) * KHZ
         try:
-            if device not in self._found:
-                before = limit.read_text().strip()
-                self._guard.before(device, {"path": str(limit), "text": before})
-                self._found[device] = before
+            before = self._found.get(device) or limit.read_text().strip()
+            self._guard.before(device, {"path": str(limit), "text": before})
+            self._found[device] = before
             limit.write_text(str(target))
         except OSError:
             pass  # a refusal: what is applied is told all the same

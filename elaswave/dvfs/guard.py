@@ -20,29 +20,41 @@ class Guard:
     """
 
     def __init__(self, backend: str, undo: Callable[[], None]) -> None:
+        self._undo, self._owner = undo, os.getpid()
+        self._orders: dict[object, Order] = {}
+        self._watchdog: Watchdog | None = None
         try:
-            self._watchdog = Watchdog()
+            self._start()
         except OSError as error:
             told = f"clocks could not be put back after a crash: {error}; use 'simulated' or 'off'"
             raise ConfigError("dvfs.backend", backend, told) from error
-        self._orders: dict[object, Order] = {}
-        self._undo, self._owner = undo, os.getpid()
-        atexit.register(self._at_exit)
 
     def before(self, key: object, order: Order) -> None:
-        """Call before something is set for the first time: how to undo it.
+        """Call before something is set: how to undo it. The first order for a key holds until all has been undone.
 
         Raises:
-            OSError: the watchdog is gone.
+            OSError: there is no watchdog to take it; set nothing then.
         """
+        watchdog = self._start()
         if key not in self._orders:
+            watchdog.tell([*self._orders.values(), order])
             self._orders[key] = order
-            self._watchdog.tell(list(self._orders.values()))
 
     def close(self) -> None:
         """All has been undone; calling it again does nothing."""
         atexit.unregister(self._at_exit)
-        self._watchdog.close()
+        self._orders.clear()
+        if self._watchdog is not None:
+            self._watchdog.close()
+            self._watchdog = None
+
+    def _start(self) -> Watchdog:
+        if os.getpid() != self._owner:
+            raise OSError("clocks are set by the process that opened the back end, not by a fork of it")
+        if self._watchdog is None:
+            self._watchdog = Watchdog()
+            atexit.register(self._at_exit)
+        return self._watchdog
 
     def _at_exit(self) -> None:
         if os.getpid() == self._owner:

@@ -52,6 +52,10 @@ class Simulated:
     def get(self, device: int) -> int:
         return self._set.get(device, nearest(self._range, self.profile.nominal_mhz))
 
+    def slowdown(self, device: int) -> float:
+        """How many times as long as at the nominal clock work takes on it; modelled time is multiplied with this."""
+        return self.profile.slowdown(self.get(device))
+
     def power_w(self, device: int) -> float:
         """Of a device that computes, by the model."""
         return self.profile.power_w(self.get(device))

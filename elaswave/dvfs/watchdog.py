@@ -1,7 +1,8 @@
 """A small process that puts clocks back when the one that set them dies without doing it.
 
 It holds a pidfd of the process it watches, so it learns of any death, SIGKILL too, whoever else has inherited what.
-It stands in a session of its own, out of reach of signals to the job's process group, and imports nothing heavy:
+It stands in a session of its own, out of reach of signals to the job's process group; what ends every process of a
+container or the machine ends it too. It imports nothing heavy:
 `python watchdog.py PIDFD` reads what to undo as JSON lines from its standard input.
 """
 

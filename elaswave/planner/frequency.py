@@ -14,6 +14,11 @@ from elaswave.config import Dvfs
 EPSILON = 1e-9
 """Relative difference of times that are taken for equal."""
 
+LOWERED = (1.0, 0.75, 0.5, 0.25)
+"""How far to lower who cannot be lowered to the end, as shares of the way."""
+TRIALS_MAX = 96
+"""Steps that are simulated to find out who can be lowered."""
+
 StepTime = Callable[[Sequence[float]], float]
 """Seconds of a step when each member takes so many times as long as at its nominal clock; never falls as they rise."""
 
@@ -263,22 +268,33 @@ def _raise(request: Request, nominal: Sequence[int]) -> tuple[list[int], float]:
 
 
 def _lower(request: Request, clocks: Sequence[int], pace_s: float) -> list[int]:
-    """The lowest clocks at which a step takes no longer than is tolerated: of all members, else of whoever can be."""
+    """The lowest clocks at which a step takes no longer than is tolerated: of all members, else of whoever can be.
+
+    Those with most to save come first, all that are alike at once, and one by one where that fails.
+    """
     goal_s = request.step_of(clocks) * (1 + EPSILON + request.tolerance)
     rows = list(zip(request.loads_s, clocks, request.applied, strict=True))
     lowest = [mhz if own is not None else _lowest(request, load, pace_s, mhz) for load, mhz, own in rows]
     if request.step_of(lowest) <= goal_s:
         return lowest
-    dynamic = request.profile.dynamic_w
-    gain = [dynamic * load * (mhz - low) for (load, mhz, _), low in zip(rows, lowest, strict=True)]
-    found = list(clocks)
-    for member in sorted(range(len(found)), key=lambda i: (-gain[i], i)):
-        if lowest[member] == found[member]:
-            continue
-        for tried in (lowest[member], request.at_most((lowest[member] + found[member]) / 2)):
-            if request.step_of([*found[:member], tried, *found[member + 1 :]]) <= goal_s:
-                found[member] = tried
+    alike: dict[tuple[float, int], list[int]] = {}
+    for member, (load, mhz, _) in enumerate(rows):
+        if lowest[member] < mhz:
+            alike.setdefault((load * (mhz - lowest[member]), mhz), []).append(member)
+    found, trials = list(clocks), 0
+    groups = [alike[key] for key in sorted(alike, key=lambda key: (-key[0] * len(alike[key]), key))]
+    while groups and trials < TRIALS_MAX:
+        group = groups.pop(0)
+        for share in LOWERED:
+            trials += 1
+            tried = list(found)
+            for member in group:
+                tried[member] = request.at_most(share * lowest[member] + (1 - share) * clocks[member])
+            if request.step_of(tried) <= goal_s:
+                found = tried
                 break
+        else:
+            groups += [[member] for member in group] if len(group) > 1 else []
     return found
 
 

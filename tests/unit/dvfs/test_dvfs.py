@@ -25,6 +25,8 @@ from elaswave.config import Dvfs
 from elaswave.dvfs.cpufreq import Cpufreq
 
 backend = Cpufreq(Dvfs(), [0, 1], Path(sys.argv[1]))
+backend.set(0, 1800)
+backend.reset()  # the next clock needs a new watchdog
 assert [backend.set(core, 1200) for core in (0, 1)] == [1200, 1200]
 forked = os.fork()  # holds copies of every descriptor, and outlives its parent
 if forked == 0:
@@ -114,6 +116,7 @@ def test_the_simulated_device_obeys_within_its_range():
     assert [backend.set(0, mhz) for mhz in (1100, 1503, 1, 914)] == [1100, 1200, 500, 910]
     assert (backend.get(0), backend.get(1)) == (910, 1000)
     assert backend.power_w(0) < backend.power_w(1) == 400
+    assert backend.slowdown(0) > backend.slowdown(1) == 1
     backend.reset()
     backend.reset()
     assert backend.get(0) == 1000
@@ -148,6 +151,9 @@ def test_cpufreq_sets_the_limit_and_gives_it_back(sysfs: Path):
     assert limits(sysfs) == ["1000000", "1200000"]
     assert (backend.get(1), backend.power_w(1)) == (1200, None)
     backend.reset()
+    backend.reset()
+    assert limits(sysfs) == ["2000000", "2000000"]
+    assert backend.set(1, 1300) == 1200
     backend.reset()
     assert limits(sysfs) == ["2000000", "2000000"]
 
