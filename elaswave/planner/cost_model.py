@@ -123,8 +123,22 @@ def observe(model: CostModel, step: Iterable[Measurement], messages: Iterable[Me
     return replace(model, paces=paces, suspicions=suspicions, links=links)
 
 
+def among(model: CostModel, worker_ids: Iterable[str]) -> CostModel:
+    """What is known of these workers alone; of layers everything is kept, whoever measured it."""
+    kept = frozenset(worker_ids)
+    return replace(
+        model,
+        suspicions={worker: each for worker, each in model.suspicions.items() if worker in kept},
+        links={link: known for link, known in model.links.items() if kept.issuperset(link)},
+        limits_bytes={worker: limit for worker, limit in model.limits_bytes.items() if worker in kept},
+    )
+
+
 def slow_members(model: CostModel) -> dict[str, float]:
-    """Members that have been slow for some steps, and how many times as long as others they take."""
+    """Members that have been slow for some steps, and how many times as long as others they take.
+
+    Who is slow is cleared by measurements alone, so leave it some work.
+    """
     return {worker: each.slowdown for worker, each in sorted(model.suspicions.items()) if each.slow}
 
 
@@ -216,9 +230,13 @@ def _judge(model: CostModel, rows: Sequence[Measurement]) -> dict[str, Suspicion
 
 
 def _expected(model: CostModel, rows: Sequence[Measurement]) -> dict[tuple[Kind, int], float]:
-    """Seconds per work of each layer, as known before; in the first step, and of new layers, as all take them now."""
+    """Seconds per work of each layer, as known before; of layers that are new, as the faster half takes them now.
+
+    Where two members share new layers and one is slow, the mean of both would make neither look odd.
+    """
     now = _per_layer(model, rows, {})
-    return {key: median(model.paces.get(key) or measured) for key, measured in now.items()}
+    known = model.paces
+    return {key: median(known[key]) if key in known else median_low(measured) for key, measured in now.items()}
 
 
 def _next(before: Suspicion, slowdown: float) -> Suspicion:

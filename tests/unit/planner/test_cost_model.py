@@ -13,6 +13,7 @@ from elaswave.planner.cost_model import (
     CostModel,
     Measurement,
     Message,
+    among,
     capacities,
     costs,
     layer_s,
@@ -141,6 +142,22 @@ def test_a_stage_holds_what_its_smallest_member_can():
     model = CostModel(profile=model_of([1.0] * 4), memory_bytes=(10.0,) * 4, limits_bytes={"w0": 30.0, "w2": 20.0})
     assert limits(model, WORKERS, STAGES) == (20.0, float("inf"))
     assert limits(CostModel(profile=model_of([1.0])), WORKERS, STAGES) is None
+
+
+def test_who_has_left_is_forgotten(fresh: CostModel):
+    message = Message(source="w0", destination="w1", size_bytes=1, seconds=1.0)
+    known = observe(after(6, after(3, fresh, random.Random(1), {}), random.Random(2), {"w1": 2.0}), [], [message])
+    assert set(slow_members(known)) == {"w1"}
+    left = among(known, ["w0", "w2", "w3"])
+    assert slow_members(left) == {}
+    assert left.links == {}
+    assert left.paces == known.paces
+    assert among(known, WORKERS) == known
+
+
+def test_who_is_slow_from_the_first_step_is_found_too(fresh: CostModel):
+    model = after(STEPS, fresh, random.Random(10), {"w2": 1.6})
+    assert slow_members(model) == pytest.approx({"w2": 1.6}, rel=0.1)
 
 
 def test_what_means_nothing_is_left_out_or_refused(fresh: CostModel):
