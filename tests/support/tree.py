@@ -22,6 +22,7 @@ PACKAGES = {
     "zero": "SHARD: optimizer state, cut and cut anew",
     "pipeline": "RUN: layers, forward and backward",
     "data": "which samples a micro-batch has",
+    "dvfs": "clocks of devices: set, and always given back",
     "communicator": "RELINK: links that stay, groups that are edited",
     "coordination": "AGREE: who is in, who has died, who decides; torchrun's plug-in",
     "planner": "DECIDE: who computes what (pure)",
