@@ -26,7 +26,7 @@ class Salvage:
 
     Attributes:
         tasks: to compute, over all members.
-        forget: this worker's sums are of a step that has been taken back, or is over.
+        forget: nothing in this worker's sums counts: they are of a step that has been taken back, or is over.
         recomputed: micro-batches computed again, in whole or in part, of which this worker does the first part.
         recomputed_share: work that is done a second time, as a share of the work of a step; what lost members were to
             do counts as done, as nobody knows how far they came.
@@ -63,8 +63,7 @@ def plan(job: "Job", survey: Survey, version: int, *, spoiled: bool) -> Salvage:
             kept[micro_batch] |= layers
     whole = set(range(num_layers))
     missing = {micro_batch: whole - layers for micro_batch, layers in kept.items() if layers != whole}
-    anything = any(kept.values())
-    tasks = retask(job.plan, missing, job.costs) if anything else job.plan.tasks
+    tasks = retask(job.plan, missing, job.costs) if any(kept.values()) else job.plan.tasks
     spent, ahead = Spent(), Spent()
     for done in survey.done:
         (spent if done.step == version else ahead).merge(done.spent if done.step >= version else Spent())
@@ -75,7 +74,7 @@ def plan(job: "Job", survey: Survey, version: int, *, spoiled: bool) -> Salvage:
     rows = again(tasks, spent, job.costs)
     return Salvage(
         tasks=tasks,
-        forget=survey.done[me].step != version or not anything,
+        forget=survey.done[me].step != version or spoiled or not any(survey.done[me].spans.values()),
         recomputed=sum(task.legs[0].member == me for task in tasks if task.micro_batch in rows),
         recomputed_share=(twice + sum(rows.values())) / (KINDS * sum(job.costs) * len(job.plan.tasks)),
         spent=spent,
