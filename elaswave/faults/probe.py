@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +20,12 @@ def make_probe(scenario: Scenario, run_folder: Path, rank: Callable[[], int], re
     files, so that a replacement that repeats the step is spared.
     """
     pending = list(enumerate(scenario.fault))
+    reached: Counter[tuple[int, str]] = Counter()
 
     def probe(step: int, point: str, job: Job) -> None:
+        reached[step, point] += 1
         for number, fault in pending:
-            if not fault.own_point(rank(), step, point):
+            if not fault.own_point(rank(), step, point, reached[step, point]):
                 continue
             bit = flip.choose(job, fault, f"{number} {rank()}") if fault.what is What.FLIP else None
             if (fault.what is not What.FLIP or bit) and claim(run_folder, number, rank()):

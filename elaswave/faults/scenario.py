@@ -40,6 +40,8 @@ class Fault(BaseModel):
     ranks: tuple[int, ...] = Field(min_length=1)
     step: int = Field(ge=1)
     phase: str | None = None
+    nth: int = Field(default=1, ge=1)
+    """Act when the phase is reached for this time in the step, as a worker computes several micro-batches."""
     spare_by: int | None = Field(default=None, ge=1)
     """Wait for a spare that can take the victim's place, but not beyond this step; only without a `phase`."""
     target: Target = Target.SHARD
@@ -49,9 +51,9 @@ class Fault(BaseModel):
     seed: int = 0
     """Of a flip: decides which bit of which element of which tensor."""
 
-    def own_point(self, rank: int, step: int, point: str) -> bool:
-        """Whether the victim itself acts when `rank` reaches `point` of `step`."""
-        return self.phase == point and rank in self.ranks and step >= self.step
+    def own_point(self, rank: int, step: int, point: str, nth: int = 1) -> bool:
+        """Whether the victim itself acts when `rank` reaches `point` of `step` for the `nth` time."""
+        return self.phase == point and rank in self.ranks and step >= self.step and nth >= self.nth
 
 
 class Scenario(BaseModel):
@@ -86,6 +88,8 @@ def load(path: str | Path) -> Scenario:
             raise ConfigError(f"{path}: fault.phase", None, "what = 'flip' happens inside a worker: name a phase")
         if fault.what is not What.FLIP and (only := {"target", "shard", "seed"} & fault.model_fields_set):
             raise ConfigError(f"{path}: fault.{min(only)}", getattr(fault, min(only)), "goes with what = 'flip'")
+        if fault.nth > 1 and fault.phase is None:
+            raise ConfigError(f"{path}: fault.nth", fault.nth, "counts how often a phase is reached: name a phase")
         if fault.shard is not None and fault.target is not Target.COPY:
             raise ConfigError(f"{path}: fault.shard", fault.shard, "goes with target = 'copy'")
         if fault.phase is not None and fault.phase not in points:

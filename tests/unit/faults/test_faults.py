@@ -37,6 +37,7 @@ class Memory:
         ("[[fault]]\nranks=[1]\nstep=1\nwhen=3", "when"),
         ("[[fault]]\nranks=[1]\nstep=1\nwhat='error'", "name a phase"),
         ("[[fault]]\nranks=[1]\nstep=1\nwhat='flip'", "name a phase"),
+        ("[[fault]]\nranks=[1]\nstep=1\nnth=2", "name a phase"),
         ("[[fault]]\nranks=[1]\nstep=1\ntarget='copy'", "goes with what"),
         ("[[fault]]\nranks=[1]\nstep=1\nphase='vote'\nwhat='flip'\nshard=1", "goes with target"),
         ("[[fault]]\nranks=[1]\nstep=1\nphase='vote'\nwhat='flip'\ntarget='disk'", "shard"),
