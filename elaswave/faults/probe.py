@@ -2,13 +2,18 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from elaswave.clock import Deadline
 from elaswave.events import Kind, Recorder
 from elaswave.faults.scenario import Fault, Scenario, What
+from elaswave.runtime.marker import began
 
 Probe = Callable[[int, str], None]
+HOLD_TIMEOUT_S = 60.0
+LOOK_S = 0.01
 
 
 def make_probe(scenario: Scenario, run_folder: Path, rank: Callable[[], int], recorder: Recorder) -> Probe:
@@ -18,18 +23,22 @@ def make_probe(scenario: Scenario, run_folder: Path, rank: Callable[[], int], re
     files, so that a replacement that repeats the step is spared.
     """
     pending = list(enumerate(scenario.fault))
+    newcomer = began(run_folder)
 
     def probe(step: int, point: str) -> None:
         for number, fault in pending:
-            if fault.own_point(rank(), step, point) and claim(run_folder, number, rank()):
-                strike(fault, step, point)
+            if fault.own_point(rank(), step, point, newcomer=newcomer) and claim(run_folder, number, rank()):
+                strike(number, fault, step, point)
 
-    def strike(fault: Fault, step: int, point: str) -> None:
+    def strike(number: int, fault: Fault, step: int, point: str) -> None:
         recorder.emit(
             Kind.FAULT, what=str(fault.what), target_rank=rank(), target_pid=os.getpid(), step=step, phase=point
         )
         if fault.what is What.ERROR:
             raise RuntimeError(f"injected at {point} of step {step}")
+        if fault.what is What.HOLD:
+            _wait_for(_permit(run_folder, number))
+            return
         os.kill(os.getpid(), signal.SIGKILL if fault.what is What.KILL else signal.SIGSTOP)
 
     return probe
@@ -44,3 +53,25 @@ def claim(run_folder: Path, number: int, rank: int) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def let_go(run_folder: Path, number: int) -> None:
+    """Let a worker go on that fault `number` of the scenario holds, or will hold.
+
+    Args:
+        run_folder: of the run.
+        number: position of the fault in its scenario.
+    """
+    path = _permit(run_folder, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def _permit(run_folder: Path, number: int) -> Path:
+    return run_folder / "faults" / f"{number}-go"
+
+
+def _wait_for(path: Path) -> None:
+    deadline = Deadline(HOLD_TIMEOUT_S)
+    while not path.exists() and not deadline.passed():
+        time.sleep(LOOK_S)

@@ -1,6 +1,8 @@
 """Scenarios as TOML: what to do to whom, and when; read once, checked before anything starts."""
 
+import json
 import tomllib
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,6 +18,9 @@ class What(StrEnum):
     KILL = "kill"  # SIGKILL
     STOP = "stop"  # SIGSTOP: hangs until the lease runs out
     ERROR = "error"  # an exception in the worker
+    HOLD = (
+        "hold"  # stays where it is until `probe.let_go`: no harm, but others can come, or be told to leave, meanwhile
+    )
 
 
 class Fault(BaseModel):
@@ -33,10 +38,22 @@ class Fault(BaseModel):
     phase: str | None = None
     spare_by: int | None = Field(default=None, ge=1)
     """Wait for a spare that can take the victim's place, but not beyond this step; only without a `phase`."""
+    until: int | None = Field(default=None, ge=1)
+    """Last step at which the victim does it to itself; without one, it does so however late it gets to the phase."""
+    newcomer: bool = False
+    """Only a worker that comes into a job under way, and has no step yet; only with a `phase` of a recovery."""
 
-    def own_point(self, rank: int, step: int, point: str) -> bool:
-        """Whether the victim itself acts when `rank` reaches `point` of `step`."""
-        return self.phase == point and rank in self.ranks and step >= self.step
+    def own_point(self, rank: int, step: int, point: str, *, newcomer: bool = False) -> bool:
+        """Whether the victim itself acts when `rank` reaches `point` of `step`.
+
+        Args:
+            newcomer: it came when the job was under way; before its first recovery is complete it counts from step 1.
+        """
+        if self.phase != point or rank not in self.ranks:
+            return False
+        if self.newcomer:
+            return newcomer and step == 1
+        return self.step <= step and (self.until is None or step <= self.until)
 
 
 class Scenario(BaseModel):
@@ -65,12 +82,31 @@ def load(path: str | Path) -> Scenario:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         raise ConfigError(f"{path}: {key}", problem["input"], problem["msg"]) from error
-    points = [str(point) for point in (*Stage, *Phase)]
     for fault in scenario.fault:
-        if fault.phase is not None and fault.phase not in points:
-            raise ConfigError(f"{path}: fault.phase", fault.phase, "use one of " + ", ".join(points))
-        if fault.what is What.ERROR and fault.phase is None:
-            raise ConfigError(f"{path}: fault.phase", None, "what = 'error' happens inside a worker: name a phase")
-        if fault.spare_by is not None and (fault.phase is not None or fault.spare_by < fault.step):
-            raise ConfigError(f"{path}: fault.spare_by", fault.spare_by, "give a step not before `step`, and no phase")
+        _check(path, fault)
     return scenario
+
+
+def scenario_toml(faults: Iterable[Fault]) -> str:
+    """Faults as TOML, for `load`; empty without any."""
+    parts = []
+    for fault in faults:
+        values = fault.model_dump(mode="json", exclude_defaults=True)
+        parts.append("\n".join(["[[fault]]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]))
+    return "\n\n".join(parts)
+
+
+def _check(path: str | Path, fault: Fault) -> None:
+    points = [str(point) for point in (*Stage, *Phase)]
+    if fault.phase is not None and fault.phase not in points:
+        raise ConfigError(f"{path}: fault.phase", fault.phase, "use one of " + ", ".join(points))
+    if fault.what in (What.ERROR, What.HOLD) and fault.phase is None:
+        told = f"what = '{fault.what}' happens inside a worker: name a phase"
+        raise ConfigError(f"{path}: fault.phase", None, told)
+    if fault.spare_by is not None and (fault.phase is not None or fault.spare_by < fault.step):
+        raise ConfigError(f"{path}: fault.spare_by", fault.spare_by, "give a step not before `step`, and no phase")
+    if fault.until is not None and (fault.phase is None or fault.until < fault.step):
+        raise ConfigError(f"{path}: fault.until", fault.until, "give a step not before `step`, and a phase")
+    if fault.newcomer and fault.phase not in list(Phase):
+        told = "a newcomer is in its first recovery: name a phase of one"
+        raise ConfigError(f"{path}: fault.phase", fault.phase, told)

@@ -3,16 +3,19 @@
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from elaswave.clock import Deadline
 from elaswave.errors import ConfigError
 from elaswave.events import Kind, Recorder
 from elaswave.faults.nemesis import Nemesis
-from elaswave.faults.probe import claim, make_probe
+from elaswave.faults.probe import claim, let_go, make_probe
 from elaswave.faults.scenario import Fault, Scenario, What, load
+from elaswave.runtime.marker import mark_begun
 
 
 class Memory:
@@ -35,6 +38,10 @@ class Memory:
         ("[[fault]]\nranks=[1]\nstep=1\nwhat='error'", "name a phase"),
         ("[[fault]]\nranks=[1]\nstep=5\nspare_by=4", "not before"),
         ("[[fault]]\nranks=[1]\nstep=1\nspare_by=4\nphase='vote'", "no phase"),
+        ("[[fault]]\nranks=[1]\nstep=1\nwhat='hold'", "name a phase"),
+        ("[[fault]]\nranks=[1]\nstep=5\nuntil=4\nphase='vote'", "not before"),
+        ("[[fault]]\nranks=[1]\nstep=5\nuntil=6", "a phase"),
+        ("[[fault]]\nranks=[1]\nstep=5\nphase='vote'\nnewcomer=true", "recovery"),
         ("[[fault", "TOML"),
     ],
 )
@@ -61,6 +68,42 @@ def test_probe_strikes_at_its_point_only_once(tmp_path: Path) -> None:
         probe(3, "backward")
     probe(3, "backward")
     assert [event["kind"] for event in memory.events] == [Kind.FAULT]
+
+
+def test_a_fault_has_a_last_step(tmp_path: Path) -> None:
+    fault = Fault(what=What.ERROR, ranks=(1,), step=3, until=4, phase="backward")
+    late = make_probe(Scenario(fault=(fault,)), tmp_path, lambda: 1, Recorder())
+    late(5, "backward")
+    with pytest.raises(RuntimeError, match="injected"):
+        late(4, "backward")
+
+
+def test_a_newcomer_is_hurt_before_it_has_a_step(tmp_path: Path) -> None:
+    fault = Fault(what=What.ERROR, ranks=(1,), step=7, phase="restore", newcomer=True)
+    scenario = Scenario(fault=(fault,))
+    first = make_probe(scenario, tmp_path, lambda: 1, Recorder())
+    mark_begun(tmp_path)
+    for step in (1, 7, 8):
+        first(step, "restore")
+    late = make_probe(scenario, tmp_path, lambda: 1, Recorder())
+    late(8, "restore")
+    with pytest.raises(RuntimeError, match="injected"):
+        late(1, "restore")
+
+
+def test_who_is_held_goes_on_when_let_go(tmp_path: Path) -> None:
+    memory = Memory()
+    fault = Fault(what=What.HOLD, ranks=(1,), step=3, phase="backward")
+    probe = make_probe(Scenario(fault=(fault,)), tmp_path, lambda: 1, Recorder((memory,)))
+    held = threading.Thread(target=probe, args=(3, "backward"))
+    held.start()
+    deadline = Deadline(20.0)
+    while not memory.events:
+        assert not deadline.passed()
+    assert held.is_alive()
+    let_go(tmp_path, 0)
+    held.join(20.0)
+    assert not held.is_alive()
 
 
 @pytest.fixture
