@@ -9,6 +9,7 @@ from typing import Any
 
 BENCHES = {
     "communicator": "repair after a loss, collectives, freeing the blocked; beside gloo",
+    "consistency": "wounded runs against one worker, bit for bit; deviation of rival behaviours on the same faults",
     "mttr": "from a SIGKILL to the survivors' next step; beside torchft and a torchrun restart",
     "snapshot": "what copies of the optimizer state on neighbours cost per step",
 }
