@@ -4,6 +4,7 @@ import argparse
 import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -69,6 +70,15 @@ class SnapshotMode(StrEnum):
 
     STATE = "state"
     GRADIENT = "gradient"
+
+
+class DvfsBackend(StrEnum):
+    """Who sets the clocks of devices. `simulated` sets none, and stands for a device that obeys."""
+
+    OFF = "off"
+    SIMULATED = "simulated"
+    NVML = "nvml"
+    CPUFREQ = "cpufreq"
 
 
 class Section(BaseModel):
@@ -222,6 +232,38 @@ class Checkpoint(Section):
     """A checkpoint to start from, or a run folder whose newest is taken; any number of workers may have written it."""
 
 
+class Dvfs(Section):
+    """Clocks, chosen with every plan: whoever binds is raised, whoever waits is lowered. They never change bits.
+
+    At clock f = x * nominal, work of t seconds takes t * (1 - compute_share + compute_share / x), and a device that
+    computes takes static_w + dynamic_w * x * v(x)**2, where the voltage v falls linearly from 1 at the nominal clock to
+    knee_voltage at x = knee, and stays there below.
+    """
+
+    backend: DvfsBackend = DvfsBackend.OFF
+    """`off`, `simulated`, `nvml` or `cpufreq`."""
+    nominal_mhz: Count = 0
+    """The clock that everything below refers to; 0 for the one the device runs at by itself (simulated: 1000)."""
+    min_mhz: Count = 0
+    """Lowest clock to set; 0 for the device's own (simulated: half of the nominal one)."""
+    max_mhz: Count = 0
+    """Highest clock to set; 0 for the device's own (simulated: 1.2 times the nominal one)."""
+    boost: Annotated[float, Field(ge=1, le=2)] = 1.1
+    """How far above the nominal clock whoever binds may go, as a factor; 1 never raises."""
+    tolerance: Annotated[float, Field(ge=0, le=0.2)] = 0.0
+    """How much longer a step may take, as a share, so that more of those that wait can be lowered."""
+    compute_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the time at the nominal clock that shrinks as the clock rises; the rest waits for memory."""
+    static_w: Annotated[float, Field(ge=0)] = 100.0
+    """Power that is drawn at any clock, also while waiting."""
+    dynamic_w: Annotated[float, Field(gt=0)] = 300.0
+    """Power on top of it when computing at the nominal clock."""
+    knee: Annotated[float, Field(gt=0, lt=1)] = 0.625
+    """Clock, as a share of the nominal one, below which the voltage falls no further."""
+    knee_voltage: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Voltage there, as a share of that at the nominal clock."""
+
+
 class Run(Section):
     """The folder of the run and what is shown."""
 
@@ -244,6 +286,7 @@ class Config(Section):
     elasticity: Elasticity = Elasticity()
     snapshot: Snapshot = Snapshot()
     checkpoint: Checkpoint = Checkpoint()
+    dvfs: Dvfs = Dvfs()
     run: Run = Run()
 
     @property
@@ -303,7 +346,7 @@ def _problems(config: Config) -> list[ConfigError]:
                 f"must be below elasticity.collective_timeout_s = {elastic.collective_timeout_s}",
             )
         )
-    return found + _pipeline_problems(config)
+    return found + _pipeline_problems(config) + _clock_problems(config.dvfs)
 
 
 def _pipeline_problems(config: Config) -> list[ConfigError]:
@@ -334,6 +377,17 @@ def _pipeline_problems(config: Config) -> list[ConfigError]:
             )
         )
     return found
+
+
+def _clock_problems(dvfs: Dvfs) -> list[ConfigError]:
+    """Clocks in the wrong order; 0 is known only when the device is."""
+    named = [(key, getattr(dvfs, key)) for key in ("min_mhz", "nominal_mhz", "max_mhz")]
+    given = [(key, mhz) for key, mhz in named if mhz]
+    return [
+        ConfigError(f"dvfs.{key}", mhz, f"must not exceed dvfs.{above} = {limit}")
+        for (key, mhz), (above, limit) in pairwise(given)
+        if mhz > limit
+    ]
 
 
 def from_mapping(values: Mapping[str, Any]) -> Config:

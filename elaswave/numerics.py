@@ -25,8 +25,8 @@ LIMBS = 3
 SQUARES_BOUND = 2.0**36
 """The squares of a gradient must sum to less, so that limbs of up to 1024 shards cannot wrap around."""
 
-BLOCK = 1 << 18
-"""Elements that are converted at a time: the float64 copy stays in the cache, and takes no memory per parameter."""
+BLOCK = 1 << 15
+"""Elements that are converted at a time: a multiple of `CHUNK` whose float64 copy stays in the second-level cache."""
 
 _MAGIC = 1.5 * 2.0 ** (52 - FRACTION_BITS)
 _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
@@ -37,6 +37,8 @@ def pin_threads(num_threads: int) -> None:
     """Fix what changes bits: the number of torch's threads, and kernels that are not deterministic."""
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(True, warn_only=False)
+    # what is written before it is read has no bits to fix, and filling it takes as long as writing it once more
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[missing-attribute]  # a property
 
 
 class ExactAccumulator:
@@ -54,8 +56,8 @@ class ExactAccumulator:
     def __init__(self, num_elements: int, num_micro_batches: int = 1) -> None:
         self.bound = min(BOUND, 2.0 ** (63 - FRACTION_BITS) / num_micro_batches)
         self.buffer = torch.zeros(num_elements, dtype=torch.int64)
-        self._wide = torch.empty(min(num_elements, BLOCK), dtype=torch.float64)
-        self._bits = self._wide.view(torch.int64)
+        self._wide = np.empty(min(num_elements, BLOCK))
+        self._bits = self._wide.view(np.int64)
 
     def zero(self) -> None:
         self.buffer.zero_()
@@ -69,6 +71,8 @@ class ExactAccumulator:
         Raises:
             NumericsError: some element is not below `bound`, or not a number.
         """
+        if not len(gradient):
+            return
         low, high = torch.aminmax(gradient)
         largest = max(-low.item(), high.item())
         if not largest < self.bound:
@@ -76,13 +80,19 @@ class ExactAccumulator:
                 f"micro-batch {micro_batch} has a gradient of {largest:g}; exact sums need less than {self.bound:g}. "
                 "Lower optimizer.lr, or use training.numerics = 'fast'"
             )
-        for part, total in zip(gradient.split(BLOCK), self.buffer[at : at + len(gradient)].split(BLOCK), strict=True):
-            self._wide[: len(part)].copy_(part).add_(_MAGIC)
-            total.add_(self._bits[: len(part)].sub_(_MAGIC_BITS))
+        values, sums = gradient.float().numpy(), self.buffer[at : at + len(gradient)].numpy()
+        for start in range(0, len(values), BLOCK):
+            part, total = values[start : start + BLOCK], sums[start : start + BLOCK]
+            wide, bits = self._wide[: len(part)], self._bits[: len(part)]
+            np.add(part, _MAGIC, out=wide, dtype=np.float64)
+            np.subtract(bits, _MAGIC_BITS, out=bits)
+            np.add(total, bits, out=total)
 
     def to_float(self, part: torch.Tensor) -> torch.Tensor:
         """A part of the sum as float32."""
-        return part.double().mul_(_RESOLUTION).float()
+        found = torch.empty(part.shape)
+        np.multiply(part.numpy(), _RESOLUTION, out=found.numpy(), dtype=np.float64)
+        return found
 
 
 class FastAccumulator:
@@ -136,12 +146,11 @@ def square_sum_limbs(shard: torch.Tensor, ranges: Sequence[tuple[int, int]]) -> 
     Raises:
         NumericsError: the gradient is infinite, not a number, or its squares sum to `SQUARES_BOUND` or more.
     """
-    squares = shard.double().square_().numpy()
     starts = _chunk_starts(tuple(ranges))
     if not len(starts):
         return (0,) * LIMBS
     with np.errstate(invalid="ignore"):
-        rest = np.ldexp(np.add.reduceat(squares, starts), FIRST_LIMB_BITS)
+        rest = np.ldexp(_square_sums(shard.numpy(), starts), FIRST_LIMB_BITS)
     if not rest.sum() < np.ldexp(SQUARES_BOUND, FIRST_LIMB_BITS):
         raise _norm_error()
     limbs = []
@@ -150,6 +159,19 @@ def square_sum_limbs(shard: torch.Tensor, ranges: Sequence[tuple[int, int]]) -> 
         limbs.append(int(whole.astype(np.int64).sum()))
         rest = np.ldexp(rest - whole, LIMB_BITS)
     return tuple(limbs)
+
+
+def _square_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Sum of squares of every chunk, float64, some chunks at a time."""
+    found = np.empty(len(starts))
+    wide = np.empty(min(len(values), BLOCK))
+    for first in range(0, len(starts), BLOCK // CHUNK):
+        some = starts[first : first + BLOCK // CHUNK]
+        stop = starts[first + len(some)] if first + len(some) < len(starts) else len(values)
+        part = values[some[0] : stop]
+        squares = np.multiply(part, part, out=wide[: len(part)], dtype=np.float64)
+        np.add.reduceat(squares, some - some[0], out=found[first : first + len(some)])
+    return found
 
 
 @lru_cache(maxsize=16)

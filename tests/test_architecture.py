@@ -19,6 +19,7 @@ CLOCK_READERS = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter",
 TORCH_FREE = ["elaswave.cli.main", "elaswave.config", "elaswave.topology", "elaswave.events", "elaswave.telemetry.runs"]
 TORCH_FREE += ["elaswave.cli.report", "elaswave.cli.verify", "elaswave.zero.layout", "elaswave.data.microbatch"]
 TORCH_FREE += ["elaswave.coordination.membership", "elaswave.coordination.detector"]
+TORCH_FREE += ["elaswave.cli.plan", "elaswave.models.shape", "elaswave.dvfs.backend", "elaswave.bench.planner"]
 
 
 def name_of(path: Path) -> str:

@@ -19,6 +19,7 @@ COMMANDS = {
     "verify": "compare two runs step by step, bit by bit",
     "report": "what happened in a run: recoveries, their phases, losses",
     "export": "the parameters of a checkpoint as one safetensors file",
+    "plan": "what the job would do without some of its workers, as a picture",
     "bench": "measure what the README claims",
 }
 

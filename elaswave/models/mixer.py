@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from elaswave.config import Model
-from elaswave.errors import ConfigError
 from elaswave.models.dropout import KeyedDropout
+from elaswave.models.shape import check_image
 from elaswave.models.spec import LayerSpec
 
 
@@ -67,11 +67,7 @@ class Mixer:
 
     def __init__(self, config: Model) -> None:
         self._config = config
-        side = math.isqrt(config.sequence_length)
-        if side**2 != config.sequence_length:
-            raise ConfigError("model.sequence_length", config.sequence_length, "pixels of a square image, such as 64")
-        if side % config.patch:
-            raise ConfigError("model.patch", config.patch, f"must divide the side of the image, {side} pixels")
+        check_image(config)
 
     def layers(self) -> list[LayerSpec]:
         """(batch, pixels) int64 -> logits (batch, classes). Costs are multiplications per image."""

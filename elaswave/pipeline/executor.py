@@ -1,7 +1,7 @@
 """Carries out a worker's list of operations: computes, sends and receives, and looks up in between.
 
 A worker that waits for a message computes gradients of weights that were put off. When it gets to them changes no bit:
-they are always added in the order of the list.
+they are always added in the order in which they were put off.
 """
 
 from collections import deque

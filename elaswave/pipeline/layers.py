@@ -12,15 +12,13 @@ import torch
 from torch import nn
 
 from elaswave.errors import ConfigError
+from elaswave.models.shape import SMALL_SHARE
 from elaswave.models.spec import LayerSpec
 from elaswave.pipeline.checks import check_layer, refuse
 from elaswave.pipeline.table import Slot, Table, tabulate
 
 LossSum = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Output of the last layer and targets -> the sum of the losses."""
-
-SMALL_SHARE = 0.02
-"""What a layer costs beside its products, as a share of the largest estimate."""
 
 
 class Layers:

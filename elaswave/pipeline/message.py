@@ -61,6 +61,8 @@ def empty_like(header: torch.Tensor) -> tuple[torch.Tensor, Tensors, tuple[bool,
         kind, flag, dims, *shape = words[1 + number * (3 + DIMS_MAX) : 1 + (number + 1) * (3 + DIMS_MAX)]
         if not (0 <= kind < len(DTYPES) and 0 <= dims <= DIMS_MAX and all(size >= 0 for size in shape)):
             raise ProtocolError(f"a message with a tensor of kind {kind} and shape {shape}")
+        if not 0 <= flag <= DTYPES[kind].is_floating_point:
+            raise ProtocolError(f"a message with a tensor of {DTYPES[kind]} that takes a gradient: {flag}")
         layout.append((DTYPES[kind], tuple(shape[:dims])))
         flags.append(bool(flag))
     payload, views = _room(layout)
@@ -87,6 +89,8 @@ def _room(layout: Sequence[tuple[torch.dtype, tuple[int, ...]]]) -> tuple[torch.
     for dtype, shape in layout:
         total = -(-total // ALIGNMENT) * ALIGNMENT
         starts.append(total)
+        if prod(max(size, 1) for size in shape) > PAYLOAD_BYTES_MAX:  # even one without elements has a size
+            raise ProtocolError(f"a message with a tensor of shape {shape}; the bound is {PAYLOAD_BYTES_MAX} bytes")
         total += prod(shape) * dtype.itemsize
     if total > PAYLOAD_BYTES_MAX:
         raise ProtocolError(f"a message of {total} bytes; the bound is {PAYLOAD_BYTES_MAX}")

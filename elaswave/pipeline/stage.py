@@ -103,6 +103,7 @@ class Stage:
         self.gradients = Gradients(empty, make_accumulator)
         self._modules: dict[int, nn.Module] = {}
         self._parameters: dict[int, list[tuple[nn.Parameter, int]]] = {}
+        self._buffers: dict[int, list[torch.Tensor]] = {}
         self._passes: dict[tuple[int, int], Pass] = {}
         self._gradient = torch.empty(0, dtype=dtype)
         self._run_of = lru_cache(maxsize=256)(self._runs)
@@ -124,7 +125,7 @@ class Stage:
         self.weights = Weights.carried_over(self.weights, buckets, version)
         self.gradients.hold(buckets)
         for number in [number for number in self._modules if number not in held]:
-            del self._modules[number], self._parameters[number]
+            del self._modules[number], self._parameters[number], self._buffers[number]
         for number in held:
             if number not in self._modules:
                 self._add(number)
@@ -139,6 +140,7 @@ class Stage:
         self._connect(module)
         named = dict(module.named_parameters())
         self._parameters[number] = [(named[name], index) for name, index in self.layers.table.of_layer(number)]
+        self._buffers[number] = list(module.buffers())
         self._modules[number] = module
 
     def _bind(self) -> None:
@@ -178,7 +180,8 @@ class Stage:
             Activations for the next leg; after the last layer the micro-batch's part of the mean loss per token.
 
         Raises:
-            ConfigError: a layer drew from torch's global generator, or gave what cannot travel.
+            ConfigError: a layer drew from torch's global generator, changed what the next micro-batch finds, or gave
+                what cannot travel.
         """
         ids = self._source.ids(step, micro_batch)
         self._streams.at(step, ids)
@@ -192,7 +195,8 @@ class Stage:
                 tensor.requires_grad_(flag and wanted) for tensor, flag in zip(received, takes_gradient, strict=True)
             )
         )
-        before = torch.get_rng_state()
+        before, buffers = torch.get_rng_state(), [buffer for n in range(start, stop) for buffer in self._buffers[n]]
+        changes = [buffer._version for buffer in buffers]
         with torch.set_grad_enabled(wanted):
             outputs = self._compute(start, stop, incoming)
             if last:
@@ -200,6 +204,10 @@ class Stage:
         if not torch.equal(before, torch.get_rng_state()):
             raise ConfigError(
                 "model", f"layers {start}-{stop - 1}", "draw by call count; use elaswave.models.dropout.KeyedDropout"
+            )
+        if [buffer._version for buffer in buffers] != changes:
+            raise ConfigError(
+                "model", f"layers {start}-{stop - 1}", "change buffers; keep nothing from one micro-batch to the next"
             )
         if wanted:
             self._passes[micro_batch, start] = Pass(inputs=incoming, outputs=outputs, missing=missing)

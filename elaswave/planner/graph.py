@@ -79,19 +79,30 @@ def fluid(costs: Sequence[float], capacities: Sequence[float], num_micro_batches
     Raises:
         ConfigError: no stage has capacity, or a cost is not positive.
     """
-    _check(costs, capacities)
-    if min(costs) <= 0:
-        raise ConfigError("costs", tuple(costs), "a fractional cut needs a positive cost of every layer")
-    total, cumulated = _prefix(costs), _prefix(capacities)
-    ideal = np.interp(cumulated / cumulated[-1] * total[-1], total, np.arange(len(total), dtype=np.float64))
-    low = np.floor(ideal).astype(np.int64)
-    num_high = np.rint((ideal - low) * num_micro_batches).astype(np.int64)
+    low, num_high = fractions(costs, capacities, num_micro_batches)
     digits = max(num_micro_batches - 1, 1).bit_length()
     order = sorted(range(num_micro_batches), key=lambda i: int(f"{i:0{digits}b}"[::-1], 2))
     rank = {micro_batch: place for place, micro_batch in enumerate(order)}
     return tuple(
         tuple(int(bound) for bound in low + (rank[micro_batch] < num_high)) for micro_batch in range(num_micro_batches)
     )
+
+
+def fractions(
+    costs: Sequence[float], capacities: Sequence[float], num_micro_batches: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Per bound the floor of its ideal, and for how many micro-batches it is one more; (P + 1,) int64 each.
+
+    Raises:
+        ConfigError: see `fluid`.
+    """
+    _check(costs, capacities)
+    if min(costs) <= 0:
+        raise ConfigError("costs", tuple(costs), "a fractional cut needs a positive cost of every layer")
+    total, cumulated = _prefix(costs), _prefix(capacities)
+    ideal = np.interp(cumulated / cumulated[-1] * total[-1], total, np.arange(len(total), dtype=np.float64))
+    low = np.floor(ideal).astype(np.int64)
+    return low, np.rint((ideal - low) * num_micro_batches).astype(np.int64)
 
 
 def _prefix(values: Sequence[float]) -> np.ndarray:

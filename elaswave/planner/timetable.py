@@ -78,8 +78,10 @@ def timetable(
     """Simulate the pipeline under a schedule.
 
     `gpipe`: a member's backwards follow all its forwards. `1f1b`: a member begins forwards until it holds as many legs
-    as it needs on a full grid to stay busy; from then on each backward makes room for one more. `1f1b-split`: a leg is
-    held until its `W`, which runs when nothing else may; `I` goes before everything, since others wait for it.
+    as it needs on a full grid to stay busy; from then on each backward makes room for one more. `1f1b-split`: `I` goes
+    before everything, since others wait for it, and makes room; `W` runs when nothing else may. A leg is held until its
+    `W`, so that late stages hold more than under `1f1b`, but none more than the stage that holds most there (the rule
+    of ZB-H1 in the zero bubble paper).
 
     Args:
         tasks: what is to be computed: a whole step, or what is missing of one.
@@ -155,7 +157,7 @@ def _works(
 
 
 def _caps(works: Sequence[_Work], stages: Sequence[Sequence[int]], num_members: int, virtual_stages: int) -> list[int]:
-    """How many legs each member may hold at once: as many as on a full grid, scaled to the members of its stage.
+    """How many legs of each member may wait at once: as many as on a full grid, scaled to the members of its stage.
 
     And at least one more than a group has before its last round. Of all forwards that have not begun, the first in
     order is then never kept waiting for ever: whatever has passed its last round drains, and the rest leaves room.
@@ -188,12 +190,14 @@ class _Member:
     Attributes:
         forwards: all forwards that it has not begun, last first.
         ready: heaps of what it may begin: what goes first, and the index of the work.
+        waiting: legs between the begin of their forward and the end of their `I`.
         held: legs between the begin of their forward and the end of their backward.
         running: kind and index of the work in hand.
     """
 
     forwards: list[Order]
     ready: dict[OpKind, list[tuple[Order, int]]] = field(default_factory=lambda: {"F": [], "I": [], "W": []})
+    waiting: int = 0
     held: int = 0
     running: tuple[OpKind, int] | None = None
     ops: list[Op] = field(default_factory=list)
@@ -208,11 +212,13 @@ class _Pipeline:
     ) -> None:
         """
         Args:
-            caps: how many legs each member may hold; None for any number, and all forwards first.
+            caps: how many legs may wait for their `I` on each member, and the largest how many any may hold; None for
+                any number, and all forwards first.
             split: `W` apart from `I`.
             in_order: a member begins its forwards strictly in order, even if a later one is ready before.
         """
         self._works, self._caps, self._split, self._in_order = works, caps, split, in_order
+        self._most = max(caps, default=0) if caps else 0
         forwards: list[list[Order]] = [[] for _ in range(num_members)]
         for work in works:
             forwards[work.part.member].append(work.forward)
@@ -248,7 +254,7 @@ class _Pipeline:
             return "F" if in_turn else "I" if ready["I"] and not member.forwards else "W" if ready["W"] else None
         if self._split and ready["I"]:
             return "I"
-        if in_turn and member.held < self._caps[index]:
+        if in_turn and member.waiting < self._caps[index] and member.held < self._most:
             return "F"
         return "I" if ready["I"] else "W" if ready["W"] else None
 
@@ -262,6 +268,7 @@ class _Pipeline:
         duration = {"F": forward, "I": inputs, "W": weights}[kind]
         if kind == "F":
             member.forwards.pop()  # where forwards are not begun in order, only their number matters
+            member.waiting += inputs > 0
             member.held += inputs > 0
         elif kind == "I" and weights and not self._split:
             member.ops.append(_op("W", work))
@@ -280,6 +287,7 @@ class _Pipeline:
             if not work.is_last:
                 return [self._offer("F", index + 1)]
             return [self._offer("I", index)] if inputs else []
+        member.waiting -= kind == "I"
         if kind == "I" and weights and self._split:
             self._offer("W", index)
         else:

@@ -25,7 +25,7 @@ class Salvage:
 
     Attributes:
         tasks: to compute, over all members.
-        forget: this worker's sums are of a step that has been taken back, or is over.
+        forget: nothing in this worker's sums counts: they are of a step that has been taken back, or is over.
         recomputed: micro-batches computed again of which this worker does the first part.
         recomputed_share: work that is done a second time, as a share of the work of a step.
     """
@@ -54,13 +54,12 @@ def plan(job: "Job", survey: Survey, version: int) -> Salvage:
             kept[micro_batch] |= layers
     whole = set(range(num_layers))
     missing = {micro_batch: whole - layers for micro_batch, layers in kept.items() if layers != whole}
-    anything = any(kept.values())
-    tasks = retask(job.plan, missing, job.costs) if anything else job.plan.tasks
+    tasks = retask(job.plan, missing, job.costs) if any(kept.values()) else job.plan.tasks
     begun = set(chain.from_iterable(done.begun for done in survey.done if done.step == version))
     again = [task for task in tasks if task.micro_batch in begun]
     return Salvage(
         tasks=tasks,
-        forget=survey.done[me].step != version or not anything,
+        forget=survey.done[me].step != version or not any(survey.done[me].spans.values()),
         recomputed=sum(task.legs[0].member == me for task in again),
         recomputed_share=_share(again, job.costs, len(job.plan.tasks)),
     )

@@ -1,7 +1,7 @@
 """The arithmetic of a job without its processes: workers that come and go between steps leave no trace in a bit.
 
-Simulated workers share out the micro-batches of each step at random, add their int64 sums, cut norm, clip and AdamW
-into shards, and put the parameters together again. After every step these are those of one worker.
+Simulated workers share out the layers of the micro-batches of each step at random, add their int64 sums, cut norm,
+clip and AdamW into shards, and put the weights together again. After every step these are those of one worker.
 """
 
 import itertools
@@ -47,15 +47,25 @@ def config_of(numerics: Numerics = Numerics.EXACT) -> Config:
 class Trial:
     """A run in which the state of all workers lies in one place, and is cut anew for every step."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, num_stages: int = 1) -> None:
         self.config = config
-        self.stage: Stage = build_stage(config, build_model(config.model, 7), build_dataset(config))
-        size = self.stage.num_elements
-        self.moments = {"exp_avg": torch.zeros(size), "exp_avg_sq": torch.zeros(size)}
+        self.workers = [self._worker() for _ in range(num_stages)]
+        layers = self.workers[0].layers
+        self.table, self.num_layers = layers.table, layers.num_layers
+        self.master = torch.cat([layers.initial(unit) for unit in range(len(self.table.unit_bounds))])
+        self.moments = {name: torch.zeros_like(self.master) for name in ("exp_avg", "exp_avg_sq")}
         self.norms: list[float] = []
 
-    def step(self, step: int, routes: list[list[int]], layout: Layout) -> torch.Tensor:
-        """Run a step: worker i computes `routes[i]` in that order; returns the new parameters."""
+    def _worker(self) -> Stage:
+        """A worker that holds all layers, so that it may be given any."""
+        stage = build_stage(self.config, build_model(self.config.model, 7), build_dataset(self.config))
+        units = tuple(range(len(stage.layers.table.unit_bounds)))
+        stage.hold(range(stage.layers.num_layers), [units], 0)
+        return stage
+
+    def step(self, step: int, routes: list[list[tuple[int, int, int]]], layout: Layout) -> torch.Tensor:
+        """Run a step: micro-batch i takes the legs (worker, start, stop) of `routes[i]`; returns the new weights."""
+        self._give_weights(step)
         gradient = self._gradient(step, routes)
         shards = [layout.ranges(shard) for shard in range(len(layout.shards))]
         limbs = [0] * LIMBS
@@ -63,27 +73,39 @@ class Trial:
             limbs = [a + b for a, b in zip(limbs, square_sum_limbs(_gather(gradient, ranges), ranges), strict=True)]
         self.norms.append(norm_from_limbs(limbs))
         scale = clip_scale(self.norms[-1], self.config.training.clip_norm)
+        old = self.master.clone()
         for ranges in shards:
-            self._update(step, gradient, ranges, scale)
-        self.stage.flip(1 - self.stage.active)
-        return self.stage.flat[self.stage.active].clone()
+            self._update(step, old, gradient, ranges, scale)
+        return self.master.clone()
 
-    def _gradient(self, step: int, routes: list[list[int]]) -> torch.Tensor:
-        accumulator = self.stage.accumulator
-        total = torch.zeros_like(accumulator.buffer)
-        for route in routes:
-            self.stage.begin()
-            for micro_batch in route:
-                self.stage.forward(step, micro_batch)
-                self.stage.backward(micro_batch)
-            total += accumulator.buffer
-        return accumulator.to_float(total)
+    def _give_weights(self, step: int) -> None:
+        for stage in self.workers:
+            for unit, (start, stop) in enumerate(self.table.unit_bounds):
+                stage.weights.put(unit, self.master[start:stop], step - 1)
+            stage.select(step - 1)
+            stage.gradients.begin()
 
-    def _update(self, step: int, gradient: torch.Tensor, ranges: tuple[tuple[int, int], ...], scale: float) -> None:
-        """AdamW on one shard, from the active buffer into the other."""
-        old, new = self.stage.flat[self.stage.active], self.stage.flat[1 - self.stage.active]
+    def _gradient(self, step: int, routes: list[list[tuple[int, int, int]]]) -> torch.Tensor:
+        whole = ((0, self.num_layers),)
+        for micro_batch, legs in enumerate(routes):
+            outputs: tuple[torch.Tensor, ...] = ()
+            for worker, start, stop in legs:
+                received = tuple(x.detach().clone() for x in outputs)
+                flags = [x.requires_grad for x in outputs]
+                outputs = self.workers[worker].forward(step, micro_batch, start, stop, received, flags, whole)
+            gradients: tuple[torch.Tensor, ...] = ()
+            for worker, start, stop in reversed(legs):
+                gradients = self.workers[worker].backward_input(step, micro_batch, start, stop, gradients)
+                self.workers[worker].backward_weight(micro_batch, start, stop)
+        sums = [accumulator.buffer for stage in self.workers for accumulator in stage.gradients.sums.values()]
+        return self.workers[0].gradients.to_float(torch.stack(sums).sum(0))
+
+    def _update(
+        self, step: int, old: torch.Tensor, gradient: torch.Tensor, ranges: tuple[tuple[int, int], ...], scale: float
+    ) -> None:
+        """AdamW on one shard of the old weights, into the new ones."""
         groups: dict[bool, list[tuple[int, int, nn.Parameter]]] = {True: [], False: []}
-        for start, stop, decayed in self.stage.decay_spans():
+        for start, stop, decayed in self.table.decay_spans():
             for low, high in ranges:
                 a, b = max(start, low), min(stop, high)
                 if a < b:
@@ -104,7 +126,7 @@ class Trial:
             optimizer.state[parameter] = {"step": torch.tensor(float(step - 1)), **moments}
         optimizer.step()
         for a, b, parameter in pieces:
-            new[a:b] = parameter.detach()
+            self.master[a:b] = parameter.detach()
             for name, whole in self.moments.items():
                 whole[a:b] = optimizer.state[parameter][name]
 
@@ -113,28 +135,31 @@ def _gather(flat: torch.Tensor, ranges: tuple[tuple[int, int], ...]) -> torch.Te
     return torch.cat([flat[start:stop] for start, stop in ranges]) if ranges else flat[:0]
 
 
-def routes_of(draw: random.Random, num_micro_batches: int, num_workers: int) -> list[list[int]]:
-    """Any worker may compute any micro-batches, in any order."""
-    routes: list[list[int]] = [[] for _ in range(num_workers)]
-    for micro_batch in draw.sample(range(num_micro_batches), num_micro_batches):
-        draw.choice(routes).append(micro_batch)
+def routes_of(draw: random.Random, trial: Trial) -> list[list[tuple[int, int, int]]]:
+    """Any worker may compute any layers of any micro-batch."""
+    routes = []
+    for _ in range(trial.config.micro_batches):
+        inner = sorted(draw.sample(range(1, trial.num_layers), draw.randint(0, trial.num_layers - 1)))
+        bounds = [0, *inner, trial.num_layers]
+        routes.append([(draw.randrange(len(trial.workers)), a, b) for a, b in itertools.pairwise(bounds)])
     return routes
 
 
 def alone(config: Config) -> tuple[list[torch.Tensor], Trial]:
-    """Parameters after each step of one worker, in order."""
+    """Weights after each step of one worker, in order."""
     trial = Trial(config)
-    whole = cut(trial.stage.layer_sizes(), 1, ZeroLayout.INTERLEAVED)
-    return [trial.step(step, [list(range(config.micro_batches))], whole) for step in range(1, STEPS + 1)], trial
+    whole = cut(trial.table.unit_sizes(), 1, ZeroLayout.INTERLEAVED)
+    routes = [[(0, 0, trial.num_layers)]] * config.micro_batches
+    return [trial.step(step, routes, whole) for step in range(1, STEPS + 1)], trial
 
 
 def together(config: Config, seed: int, kind: ZeroLayout) -> tuple[list[torch.Tensor], Trial]:
-    """Parameters after each step of workers whose number changes."""
-    draw, trial = random.Random(seed), Trial(config)
+    """Weights after each step of workers whose number changes."""
+    draw, trial = random.Random(seed), Trial(config, num_stages=3)
     found = []
     for step, size in enumerate(SIZES, start=1):
-        layout = cut(trial.stage.layer_sizes(), size, kind)
-        found.append(trial.step(step, routes_of(draw, config.micro_batches, size), layout))
+        layout = cut(trial.table.unit_sizes(), size, kind)
+        found.append(trial.step(step, routes_of(draw, trial), layout))
     return found, trial
 
 

@@ -225,7 +225,9 @@ def test_what_cannot_work_ends_with_a_reason(tmp_path: Path):
             return job
 
         wrong = {
-            "training.stepz = '8': unknown key; known here: clip_norm": start("key", "--training.stepz=8"),
+            "training.stepz = '8': unknown key; known here: activation_checkpointing": start(
+                "key", "--training.stepz=8"
+            ),
             "has 50 tokens, that is 6 samples of 8; one step needs training.train_batch_size = 8": start(
                 "corpus", "--data.source=text", f"--data.path={small}"
             ),

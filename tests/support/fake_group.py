@@ -12,10 +12,14 @@ class FakeHandle:
         self.tensor, self.done = tensor.view(-1).view(torch.uint8), False
 
 
+Handles = FakeHandle | list[FakeHandle]
+
+
 class FakeNetwork:
     """Connects fake groups.
 
     Attributes:
+        posted: sends and receives so far.
         lost: members whose further messages stop half-way; every wait for them raises PeerLost.
         bytes: delivered so far.
     """
@@ -24,12 +28,13 @@ class FakeNetwork:
         self.members = tuple(members)
         self.groups = [FakeGroup(self, rank) for rank in range(len(members))]
         self.lost: set[int] = set()
-        self.bytes = 0
+        self.bytes = self.posted = 0
         self._sends: dict[tuple[int, int, int], deque[FakeHandle]] = {}
         self._receives: dict[tuple[int, int, int], deque[FakeHandle]] = {}
 
     def post(self, *, send: bool, key: tuple[int, int, int], tensor: torch.Tensor) -> FakeHandle:
         handle = FakeHandle(tensor)
+        self.posted += 1
         (self._sends if send else self._receives).setdefault(key, deque()).append(handle)
         return handle
 
@@ -64,7 +69,7 @@ class FakeGroup:
     def irecv(self, tensor: torch.Tensor, src: int, tag: int = 0) -> FakeHandle:
         return self.network.post(send=False, key=(src, self.rank, tag), tensor=tensor)
 
-    def wait(self, handles: FakeHandle | list[FakeHandle]) -> None:
+    def wait(self, handles: Handles) -> None:
         self.network.progress()
         pending = [handles] if isinstance(handles, FakeHandle) else handles
         if all(handle.done for handle in pending):

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ class Workload:
         self._streams = Streams(config.training.seed)
         connect(self.model, self._streams)
 
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def optimizer(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
         """AdamW with the config's settings; the schedule costs nothing and is left out."""
         settings = self.config.optimizer
         return torch.optim.AdamW(
@@ -44,6 +45,7 @@ class Workload:
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
             weight_decay=settings.weight_decay,
+            fused=fused,
         )
 
     def share(self, index: int, of: int) -> list[int]:
@@ -52,6 +54,13 @@ class Workload:
 
     def loss(self, wrapped: nn.Module, step: int, micro_batch: int) -> torch.Tensor:
         """Mean loss per token of one micro-batch, computed through `wrapped`."""
+        rows, ids = self.rows(step, micro_batch)
+        self.draw_for(step, ids)
+        targets = rows[:, 1:]
+        return self.model.loss_sum(wrapped(rows[:, :-1]), targets) / targets.numel()
+
+    def rows(self, step: int, micro_batch: int) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """Tokens of a micro-batch, (micro_batch_size, sequence + 1) int64, and the ids of its samples."""
         train = self.config.training
         ids = sample_ids(
             seed=train.seed,
@@ -61,10 +70,11 @@ class Workload:
             train_batch_size=train.train_batch_size,
             num_samples=len(self.dataset),
         )
-        rows = torch.stack([self.dataset.sample(index) for index in ids])
+        return torch.stack([self.dataset.sample(index) for index in ids]), ids
+
+    def draw_for(self, step: int, ids: Sequence[int]) -> None:
+        """Dropout of what is computed next belongs to these samples."""
         self._streams.at(step, ids)
-        targets = rows[:, 1:]
-        return self.model.loss_sum(wrapped(rows[:, :-1]), targets) / targets.numel()
 
 
 def config_from_environment() -> Config:

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from elaswave.bench import communicator, consistency, mttr, snapshot
+from elaswave.bench import communicator, consistency, mttr, planner, snapshot
 from elaswave.bench.recovery_time import groups_of, without
 from elaswave.bench.rivals.jobs import as_toml
 from elaswave.cli.bench import run
@@ -37,6 +37,11 @@ def test_snapshot_needs_two_neighbours() -> None:
 def test_consistency_needs_a_run() -> None:
     with pytest.raises(ConfigError, match="--runs"):
         consistency.run(parse(consistency, "--runs", "0"))
+
+
+def test_the_planner_is_measured_at_least_once() -> None:
+    with pytest.raises(ConfigError, match="--repetitions"):
+        planner.run(parse(planner, "--repetitions", "0"))
 
 
 def test_an_unknown_bench_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:

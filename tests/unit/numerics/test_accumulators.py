@@ -82,9 +82,18 @@ def test_blocks_do_not_show(monkeypatch, block):
     assert torch.equal(whole.buffer, blocks.buffer)
 
 
+@settings(deadline=None, max_examples=200)
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_a_sum_becomes_the_nearest_float64_and_then_the_nearest_float32(units):
+    found = ExactAccumulator(1).to_float(torch.tensor([units]))
+    assert found.dtype == torch.float32
+    assert found.item() == torch.tensor(float(units) * 2.0**-44).float().item()
+
+
 def test_no_elements():
-    ExactAccumulator(1).add(torch.ones(1), 0)
-    assert not len(ExactAccumulator(0).buffer)
+    accumulator = ExactAccumulator(0)
+    accumulator.add(torch.empty(0), 0)
+    assert not len(accumulator.buffer)
 
 
 def test_zero_forgets():

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elaswave import numerics
 from elaswave.config import Optimizer
 from elaswave.errors import NumericsError
-from elaswave.numerics import LIMBS, clip_scale, learning_rate, norm_from_limbs, square_sum_limbs
+from elaswave.numerics import CHUNK, LIMBS, clip_scale, learning_rate, norm_from_limbs, square_sum_limbs
 from elaswave.zero.layout import cut
 
 LAYERS = (1000, 256, 7, 2049, 300)
@@ -42,6 +43,13 @@ def test_norm_is_right(scale):
     flat = gradient(scale)
     norm = norm_from_limbs(limbs_of(flat, cut(LAYERS, 3, "interleaved")))
     assert norm == pytest.approx(flat.double().norm().item(), rel=1e-9)
+
+
+def test_blocks_do_not_show(monkeypatch):
+    flat, layout = gradient(), cut(LAYERS, 2, "interleaved")
+    whole = limbs_of(flat, layout)
+    monkeypatch.setattr(numerics, "BLOCK", CHUNK)
+    assert limbs_of(flat, layout) == whole
 
 
 def test_empty_shard_weighs_nothing():

@@ -1,4 +1,4 @@
-"""What a worker keeps of an interrupted step when the job goes on from an older one than its own."""
+"""How a worker goes on after a recovery: with which sums, from which layout, and what it has still to tell."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -6,66 +6,97 @@ from typing import Any
 
 import pytest
 
-from elaswave.config import from_mapping
-from elaswave.planner.scheduler import make_plan
 from elaswave.runtime.job import Job
-from elaswave.topology import Member, View
 
 
-class Trainee:
-    """A sum of gradients that only remembers what was added to it."""
+class Sums:
+    """Counts how often everything was forgotten."""
 
-    def __init__(self, computed: Sequence[int]) -> None:
-        self.losses = dict.fromkeys(computed, 1.0)
-        self.summed = list(computed)
+    def __init__(self) -> None:
+        self.begun = 0
 
     def begin(self) -> None:
-        self.losses, self.summed = {}, []
-
-    def select(self, version: int) -> None:
-        """All versions are here."""
+        self.begun += 1
 
 
-def resumed(step: int, done: Sequence[Sequence[int]], trainee: Trainee) -> Any:
-    """A job of two members that goes on after step 2, seen from the first."""
-    config = from_mapping({"training": {"train_batch_size": 4, "micro_batch_size": 1}})
-    members = [Member(rank=i, worker_id=name, node_id=name, host_id="", pid=1) for i, name in enumerate("ab")]
+def job_of(step: int, held: Any = None, before: Any = None, seen: Sequence[int] = ()) -> Any:
+    """The part of a job that goes on; writes down what it announces, selects and takes up."""
+    sums = Sums()
     job: Any = SimpleNamespace(
-        plan=make_plan(config, None, View(epoch=2, members=tuple(members), reason="")),
-        agent=SimpleNamespace(worker_id="a"),
-        config=config,
-        trainee=trainee,
         step=step,
-        seen=[],
+        seen=[SimpleNamespace(epoch=epoch) for epoch in seen],
         entered_epoch=2,
-        _held=object(),
+        settled=False,
+        sums=sums,
+        announced=[],
+        selected=[],
+        taken_up=[],
+        recorder=SimpleNamespace(clock=SimpleNamespace(monotonic=lambda: 0.0)),
+        _held=held,
+        _before=before,
+        _keeps_sums=None,
+        _computing=True,
     )
-    restored = SimpleNamespace(version=2, held=object(), done=tuple(tuple(ids) for ids in done))
-    job.recomputed = Job.resume(job, restored)  # type: ignore[arg-type]
+    job.trainee = SimpleNamespace(stage=SimpleNamespace(gradients=sums, select=job.selected.append))
+    job._announce = lambda version, digest: job.announced.append((version, digest))
+    job._take_up = job.taken_up.append
     return job
 
 
-@pytest.mark.parametrize(("step", "losses"), [(3, []), (3, [1]), (2, [])])
-def test_a_sum_of_another_step_is_forgotten_when_only_others_keep_theirs(step: int, losses: list[int]):
-    trainee = Trainee([0, 1])
-    trainee.losses = dict.fromkeys(losses, 1.0)  # none after a commit, those of the step after it, none before any
-    job = resumed(step, [(), (2, 3)], trainee)
-    assert trainee.summed == []
-    assert trainee.losses == {}
-    assert job._open == (0, 1)
+def resume(job: Any, version: int, *, forget: bool = False) -> Any:
+    restored: Any = SimpleNamespace(
+        version=version,
+        held=object(),
+        digest=77,
+        truth=(),
+        migration=object(),
+        salvage=SimpleNamespace(forget=forget, tasks=("some",)),
+    )
+    Job.resume(job, restored)
+    return restored
 
 
-def test_what_still_counts_is_kept():
-    trainee = Trainee([0, 1])
-    job = resumed(2, [(0, 1), (2,)], trainee)
-    assert trainee.summed == [0, 1]
-    assert job._open == ()
-    job = resumed(2, [(0,), (2,)], Trainee([0]))
-    assert sorted(job.trainee.summed) == [0]
-    assert job._open in ((1,), (3,))
+def layout(*, whole: bool) -> Any:
+    return SimpleNamespace(whole=whole)
 
 
-def test_when_nobody_keeps_anything_the_step_begins_anew():
-    trainee = Trainee([])
-    job = resumed(2, [(), ()], trainee)
-    assert job._open is None
+def test_everybody_goes_on_from_what_was_restored():
+    job = job_of(3, layout(whole=True), seen=[1, 2, 3])
+    restored = resume(job, 2)
+    assert (job.step, job.selected, job.settled) == (2, [2], True)
+    assert (job._held, job._migration) == (restored.held, restored.migration)
+    assert job.taken_up == [("some",)]
+    assert [view.epoch for view in job.seen] == [3]
+    assert not job._computing
+
+
+def test_a_step_that_others_have_committed_is_announced_here_too():
+    job = job_of(2, layout(whole=True))
+    resume(job, 3)
+    assert job.announced == [(3, 77)]
+
+
+@pytest.mark.parametrize(("step", "version", "held"), [(3, 3, True), (3, 2, True), (0, 1, False)])
+def test_nothing_is_announced_twice_or_by_one_that_has_just_come(step: int, version: int, held: bool):
+    job = job_of(step, layout(whole=True) if held else None)
+    resume(job, version)
+    assert job.announced == []
+
+
+def test_the_last_layout_that_was_whole_is_kept_until_the_new_one_is():
+    whole, partial = layout(whole=True), layout(whole=False)
+    job = job_of(2, whole)
+    resume(job, 2)
+    assert job._before is whole
+    job = job_of(2, partial, whole)
+    resume(job, 2)
+    assert job._before is whole
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_sums_are_kept_into_the_next_attempt_unless_they_do_not_count(forget: bool):
+    job = job_of(2, layout(whole=True))
+    resume(job, 2, forget=forget)
+    Job.begin_attempt(job)
+    assert job.sums.begun == forget
+    assert job._computing
