@@ -1,6 +1,8 @@
 """Scenarios as TOML: what to do to whom, and when; read once, checked before anything starts."""
 
+import json
 import tomllib
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
@@ -17,6 +19,7 @@ class What(StrEnum):
     STOP = "stop"  # SIGSTOP: hangs until the lease runs out
     ERROR = "error"  # an exception in the worker
     FLIP = "flip"  # one bit of what the worker holds in memory
+    HOLD = "hold"  # stays where it is until `probe.let_go`: others can come, or be told to leave, meanwhile
 
 
 class Target(StrEnum):
@@ -44,6 +47,10 @@ class Fault(BaseModel):
     """Act when the phase is reached for this time in the step, as a worker computes several micro-batches."""
     spare_by: int | None = Field(default=None, ge=1)
     """Wait for a spare that can take the victim's place, but not beyond this step; only without a `phase`."""
+    until: int | None = Field(default=None, ge=1)
+    """Last step at which the victim does it to itself; without one, it does so however late it gets to the phase."""
+    newcomer: bool = False
+    """Only a worker that comes into a job under way, and has no step yet; only with a `phase` of a recovery."""
     target: Target = Target.SHARD
     """Of a flip: `shard`, `copy` or `weights`; the newest version that is there."""
     shard: int | None = Field(default=None, ge=0)
@@ -51,9 +58,17 @@ class Fault(BaseModel):
     seed: int = 0
     """Of a flip: decides which bit of which element of which tensor."""
 
-    def own_point(self, rank: int, step: int, point: str, nth: int = 1) -> bool:
-        """Whether the victim itself acts when `rank` reaches `point` of `step` for the `nth` time."""
-        return self.phase == point and rank in self.ranks and step >= self.step and nth >= self.nth
+    def own_point(self, rank: int, step: int, point: str, nth: int = 1, *, newcomer: bool = False) -> bool:
+        """Whether the victim itself acts when `rank` reaches `point` of `step` for the `nth` time.
+
+        Args:
+            newcomer: it came when the job was under way; before its first recovery is complete it counts from step 1.
+        """
+        if self.phase != point or rank not in self.ranks or nth < self.nth:
+            return False
+        if self.newcomer:
+            return newcomer and step == 1
+        return self.step <= step and (self.until is None or step <= self.until)
 
 
 class Scenario(BaseModel):
@@ -82,20 +97,39 @@ def load(path: str | Path) -> Scenario:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         raise ConfigError(f"{path}: {key}", problem["input"], problem["msg"]) from error
-    points = [str(point) for point in (*Stage, *Phase)]
     for fault in scenario.fault:
-        if fault.what is What.FLIP and fault.phase is None:
-            raise ConfigError(f"{path}: fault.phase", None, "what = 'flip' happens inside a worker: name a phase")
-        if fault.what is not What.FLIP and (only := {"target", "shard", "seed"} & fault.model_fields_set):
-            raise ConfigError(f"{path}: fault.{min(only)}", getattr(fault, min(only)), "goes with what = 'flip'")
-        if fault.nth > 1 and fault.phase is None:
-            raise ConfigError(f"{path}: fault.nth", fault.nth, "counts how often a phase is reached: name a phase")
-        if fault.shard is not None and fault.target is not Target.COPY:
-            raise ConfigError(f"{path}: fault.shard", fault.shard, "goes with target = 'copy'")
-        if fault.phase is not None and fault.phase not in points:
-            raise ConfigError(f"{path}: fault.phase", fault.phase, "use one of " + ", ".join(points))
-        if fault.what is What.ERROR and fault.phase is None:
-            raise ConfigError(f"{path}: fault.phase", None, "what = 'error' happens inside a worker: name a phase")
-        if fault.spare_by is not None and (fault.phase is not None or fault.spare_by < fault.step):
-            raise ConfigError(f"{path}: fault.spare_by", fault.spare_by, "give a step not before `step`, and no phase")
+        _check(path, fault)
     return scenario
+
+
+def scenario_toml(faults: Iterable[Fault]) -> str:
+    """Faults as TOML, for `load`; empty without any."""
+    parts = []
+    for fault in faults:
+        values = fault.model_dump(mode="json", exclude_defaults=True)
+        parts.append("\n".join(["[[fault]]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]))
+    return "\n\n".join(parts)
+
+
+def _check(path: str | Path, fault: Fault) -> None:
+    points = [str(point) for point in (*Stage, *Phase)]
+    if fault.phase is not None and fault.phase not in points:
+        raise ConfigError(f"{path}: fault.phase", fault.phase, "use one of " + ", ".join(points))
+    if fault.what in (What.ERROR, What.HOLD) and fault.phase is None:
+        told = f"what = '{fault.what}' happens inside a worker: name a phase"
+        raise ConfigError(f"{path}: fault.phase", None, told)
+    if fault.what is What.FLIP and fault.phase is None:
+        raise ConfigError(f"{path}: fault.phase", None, "what = 'flip' happens inside a worker: name a phase")
+    if fault.what is not What.FLIP and (only := {"target", "shard", "seed"} & fault.model_fields_set):
+        raise ConfigError(f"{path}: fault.{min(only)}", getattr(fault, min(only)), "goes with what = 'flip'")
+    if fault.nth > 1 and fault.phase is None:
+        raise ConfigError(f"{path}: fault.nth", fault.nth, "counts how often a phase is reached: name a phase")
+    if fault.shard is not None and fault.target is not Target.COPY:
+        raise ConfigError(f"{path}: fault.shard", fault.shard, "goes with target = 'copy'")
+    if fault.spare_by is not None and (fault.phase is not None or fault.spare_by < fault.step):
+        raise ConfigError(f"{path}: fault.spare_by", fault.spare_by, "give a step not before `step`, and no phase")
+    if fault.until is not None and (fault.phase is None or fault.until < fault.step):
+        raise ConfigError(f"{path}: fault.until", fault.until, "give a step not before `step`, and a phase")
+    if fault.newcomer and fault.phase not in list(Phase):
+        told = "a newcomer is in its first recovery: name a phase of one"
+        raise ConfigError(f"{path}: fault.phase", fault.phase, told)

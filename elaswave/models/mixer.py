@@ -25,7 +25,7 @@ class Patches(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:  # (batch, side * side) -> (batch, patches, width)
         size, count = self.patch, self.side // self.patch
         rows = pixels.view(-1, count, size, count, size).transpose(2, 3).reshape(-1, count**2, size**2)
-        return self.dropout(self.embed(rows.float() / self.white - 0.5))
+        return self.dropout(self.embed((rows.float() / self.white - 0.5).to(self.embed.weight.dtype)))
 
 
 class Mixing(nn.Module):

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from support.torchrun_job import CONFIG, TrainJob
-from support.training import MiniJob, Zygote, digests
+from support.training import MiniJob, Zygote, digests, make_zygote
 
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
-    process = Zygote()
+    process = make_zygote()
     yield process
     process.close()
 

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from elaswave.bench import communicator, mttr, planner, snapshot
+from elaswave.bench import communicator, consistency, mttr, planner, snapshot
 from elaswave.bench.recovery_time import groups_of, without
 from elaswave.bench.rivals.jobs import as_toml
 from elaswave.cli.bench import run
@@ -32,6 +32,11 @@ def test_mttr_refuses_what_it_cannot_measure(words: tuple[str, ...]) -> None:
 def test_snapshot_needs_two_neighbours() -> None:
     with pytest.raises(ConfigError, match="--workers"):
         snapshot.run(parse(snapshot, "--workers", "2"))
+
+
+def test_consistency_needs_a_run() -> None:
+    with pytest.raises(ConfigError, match="--runs"):
+        consistency.run(parse(consistency, "--runs", "0"))
 
 
 def test_the_planner_is_measured_at_least_once() -> None:

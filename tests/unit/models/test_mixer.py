@@ -48,3 +48,9 @@ def test_images_that_cannot_be_cut_are_refused(values, key):
     with pytest.raises(ConfigError) as caught:
         Mixer(SHAPE.model_copy(update=values))
     assert caught.value.key == key
+
+
+def test_it_computes_in_bfloat16_as_told():
+    model = Whole(Layers(Mixer(SHAPE), seed=1)).to(torch.bfloat16)
+    images = torch.randint(0, 256, (2, 64), generator=torch.Generator().manual_seed(0))
+    assert model(images).dtype == torch.bfloat16
