@@ -56,9 +56,11 @@ def _recover_once(job: "Job", before: View | None, cause: str, interrupted_at: f
         plan = make_plan(job.config, before, view, profile_of(job.trainee.stage))
         job.follow(plan)
     with job.phase(Phase.RELINK, times):
-        if not same:
-            addresses = {member.worker_id: member.address for member in view.members}
-            job.mesh.edit(view.epoch, addresses, groups_of(plan, job.agent.worker_id))
+        groups = groups_of(plan, job.agent.worker_id)
+        if same:
+            job.mesh.regroup(groups)
+        else:
+            job.mesh.edit(view.epoch, {member.worker_id: member.address for member in view.members}, groups)
     with job.phase(Phase.RESTORE, times):
         restored = restore(job)
     with job.phase(Phase.MIGRATE, times):
