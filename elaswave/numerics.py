@@ -28,6 +28,9 @@ SQUARES_BOUND = 2.0**36
 BLOCK = 1 << 18
 """Elements that are converted at a time: the float64 copy stays in the cache, and takes no memory per parameter."""
 
+SPARE = 4
+"""Of the memory of a sum, one part in so many is kept free for further layers; pages that are not used cost nothing."""
+
 _MAGIC = 1.5 * 2.0 ** (52 - FRACTION_BITS)
 _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
 _RESOLUTION = 2.0**-FRACTION_BITS
@@ -37,6 +40,25 @@ def pin_threads(num_threads: int) -> None:
     """Fix what changes bits: the number of torch's threads, and kernels that are not deterministic."""
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(True, warn_only=False)
+    # what is written before it is read has no bits to fix, and filling it takes as long as writing it once more
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[missing-attribute]  # a property
+
+
+class _Room:
+    """Memory of a sum, with room for more elements.
+
+    Attributes:
+        flat: all of it.
+        used: elements from the start that may not be zero.
+    """
+
+    def __init__(self, num_elements: int, dtype: torch.dtype) -> None:
+        self.flat = torch.zeros(num_elements + num_elements // SPARE, dtype=dtype)
+        self.used = 0
+
+    def zero(self) -> None:
+        self.flat[: self.used].zero_()
+        self.used = 0
 
 
 class ExactAccumulator:
@@ -53,12 +75,24 @@ class ExactAccumulator:
 
     def __init__(self, num_elements: int, num_micro_batches: int = 1) -> None:
         self.bound = min(BOUND, 2.0 ** (63 - FRACTION_BITS) / num_micro_batches)
-        self.buffer = torch.zeros(num_elements, dtype=torch.int64)
+        self._room = _Room(num_elements, torch.int64)
+        self._shape(num_elements)
+
+    def _shape(self, num_elements: int) -> None:
+        self.buffer = self._room.flat[:num_elements]
         self._wide = torch.empty(min(num_elements, BLOCK), dtype=torch.float64)
         self._bits = self._wide.view(torch.int64)
 
     def zero(self) -> None:
-        self.buffer.zero_()
+        self._room.zero()
+
+    def resize(self, num_elements: int) -> bool:
+        """Be a sum of so many other elements, zero, in the same memory; False when it has no room for them."""
+        if num_elements > len(self._room.flat):
+            return False
+        self._room.zero()
+        self._shape(num_elements)
+        return True
 
     def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None:
         """Add a flat gradient of one micro-batch to the elements from `at` on.
@@ -76,6 +110,7 @@ class ExactAccumulator:
                 f"micro-batch {micro_batch} has a gradient of {largest:g}; exact sums need less than {self.bound:g}. "
                 "Lower optimizer.lr, or use training.numerics = 'fast'"
             )
+        self._room.used = max(self._room.used, at + len(gradient))
         for part, total in zip(gradient.split(BLOCK), self.buffer[at : at + len(gradient)].split(BLOCK), strict=True):
             self._wide[: len(part)].copy_(part).add_(_MAGIC)
             total.add_(self._bits[: len(part)].sub_(_MAGIC_BITS))
@@ -93,13 +128,23 @@ class FastAccumulator:
     """
 
     def __init__(self, num_elements: int) -> None:
-        self.buffer = torch.zeros(num_elements)
+        self._room = _Room(num_elements, torch.float32)
+        self.buffer = self._room.flat[:num_elements]
 
     def zero(self) -> None:
-        self.buffer.zero_()
+        self._room.zero()
+
+    def resize(self, num_elements: int) -> bool:
+        """Be a sum of so many other elements, zero, in the same memory; False when it has no room for them."""
+        if num_elements > len(self._room.flat):
+            return False
+        self._room.zero()
+        self.buffer = self._room.flat[:num_elements]
+        return True
 
     def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None:
         """Add a flat gradient of one micro-batch to the elements from `at` on."""
+        self._room.used = max(self._room.used, at + len(gradient))
         self.buffer[at : at + len(gradient)].add_(gradient)
 
     def to_float(self, part: torch.Tensor) -> torch.Tensor:
