@@ -36,7 +36,7 @@ def replan(job: "Job", costs: Sequence[float]) -> None:
     job.trainee.stage.layers.weigh(costs)
     try:
         job.holding.pool.finish()
-        recover(job, cause="other costs of layers", target=job.view)
+        recover(job, cause="other costs of layers", target=job.view, calm=True)
     except PeerLost:
         recover(job, cause="lost")
 

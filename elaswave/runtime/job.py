@@ -390,7 +390,9 @@ class Job:
         return self._work.begun(self.agent.worker_id, self.view.worker_ids()) if self._computing else []
 
     def release_copies(self) -> None:
-        """End shipping that will not complete; copies that have arrived count."""
+        """End shipping and migration that will not complete; copies that have arrived count."""
+        if self._migration is not None:
+            self._migration.abandon()
         for held in self.holdings():
             held.pool.settle()
 

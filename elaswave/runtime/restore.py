@@ -70,7 +70,6 @@ class Restored:
         digest: of the whole state.
         migration: what is on its way.
         salvage: what is left to compute of the step after `version`.
-        weight_bytes: received by this worker before it could go on.
     """
 
     held: Holding
@@ -78,16 +77,19 @@ class Restored:
     digest: int
     migration: Migration
     salvage: Salvage
-    weight_bytes: int = 0
 
     @property
     def bytes_moved(self) -> int:
         """Received by this worker, what is on its way included."""
-        return self.weight_bytes + self.migration.bytes_received
+        return self.migration.weight_bytes + self.migration.bytes_received
 
 
-def restore(job: "Job") -> Restored:
+def restore(job: "Job", *, calm: bool = False) -> Restored:
     """Get this worker what it needs to go on in the new layout.
+
+    Args:
+        calm: nobody was lost and nothing is damaged as far as all members know, who all say so; then the next vote,
+            which proves the whole state in any case, does so without digests before it.
 
     Raises:
         PeerLost: a further member was lost.
@@ -106,8 +108,9 @@ def restore(job: "Job") -> Restored:
         stage=stage,
         make=job.optimizer.make,
         schema=job.optimizer.schema,
+        before=next(iter(job.holdings()), None),
     )
-    survey, origin, truth = _agree(job, held)
+    survey, origin, truth = _agree(job, held, calm)
     index = job.plan.index_of(job.agent.worker_id)
     left = salvage.plan(job, survey, origin.version)
     if left.forget:
@@ -121,14 +124,15 @@ def restore(job: "Job") -> Restored:
         held=held,
         version=origin.version,
         digest=origin.announced,
-        migration=_migrate(job, held, origin, aside),
+        migration=_migrate(job, held, origin, aside, weight_bytes),
         salvage=left,
-        weight_bytes=weight_bytes,
     )
 
 
-def _agree(job: "Job", held: Holding) -> tuple[Survey, Origin, Sequence[int]]:
+def _agree(job: "Job", held: Holding, calm: bool) -> tuple[Survey, Origin, Sequence[int] | None]:
     """What to restore, and per unit the digest that its weights must have; damaged holdings are found and left out.
+
+    When all is calm there are no digests, and what a member has is taken for good.
 
     Raises:
         CorruptState: what the members have is not what was announced, and nobody's part stands out.
@@ -138,6 +142,8 @@ def _agree(job: "Job", held: Holding) -> tuple[Survey, Origin, Sequence[int]]:
         survey = take(job, bad)
         decision = choose(survey.offers)
         found = set[Offer]()
+        if calm and not isinstance(decision, Lost) and decision.version in survey.totals:
+            return survey, _origin(job, decision, survey), None
         if isinstance(decision, Lost):
             origin = _begin(job, held, decision)
         else:
@@ -218,10 +224,12 @@ def _initial(job: "Job", held: Holding) -> torch.Tensor:
 
 
 def _origin(job: "Job", decision: Decision, survey: Survey) -> Origin:
-    layout = layout_of(job.config, job.trainee.stage, survey.layouts[decision.layout_epoch], len(decision.holders))
     source = next((held for held in job.holdings() if held.number == decision.layout_epoch), None)
     parts: dict[int, Part] = {}
-    if source is not None:
+    if source is None:
+        layout = layout_of(job.config, job.trainee.stage, survey.layouts[decision.layout_epoch], len(decision.holders))
+    else:
+        layout = source.layout
         shards = {offer.shard for offer in source.holdings() if offer.version == decision.version}
         parts = {shard: source.part(shard, decision.version) for shard in shards}
     return Origin(
@@ -260,7 +268,7 @@ def _served_digests(job: "Job", origin: Origin) -> list[int]:
     return [signed(combine([value])) for value in (state, *found)]
 
 
-def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[int, dict[str, list[int]]]:
+def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int] | None) -> tuple[int, dict[str, list[int]]]:
     """Give every member the weights that it lacks, from the master weights of the old shards.
 
     Returns:
@@ -273,7 +281,12 @@ def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[in
     lacking = [
         unit
         for unit in weights.buckets.units
-        if bounds[unit][0] < bounds[unit][1] and weights.digest(unit, origin.version, digest) != unsigned(truth[unit])
+        if bounds[unit][0] < bounds[unit][1]
+        and (
+            not weights.has(unit, origin.version)
+            if truth is None
+            else weights.digest(unit, origin.version, digest) != unsigned(truth[unit])
+        )
     ]
     rows = gather_json(job.world(), [lacking, sorted(stage.gradients.aside)])
     aside = {worker_id: row[1] for worker_id, row in zip(job.plan.worker_ids, rows, strict=True)}
@@ -300,13 +313,17 @@ def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[in
 # -- shards and sums: needed at the end of the step ------------------------------------------------------------
 
 
-def _migrate(job: "Job", held: Holding, origin: Origin, aside: Mapping[str, Sequence[int]]) -> Migration:
+def _migrate(
+    job: "Job", held: Holding, origin: Origin, aside: Mapping[str, Sequence[int]], weight_bytes: int
+) -> Migration:
     """Begin to fill the new shard, and to bring together the sums that members have set aside."""
     assert job.plan is not None
     shards = None
     if not origin.moved:
         plan = route(origin.layout, held.layout, origin.holders, job.plan.worker_ids)
         target = Part(ranges=held.layout.ranges(held.index), tensors=held.optimizer.staging().tensors)
-        shards = Remap(job.world(), plan, origin.parts, target).start()
+        shards = Remap(job.world(), plan, origin.parts, target)
     sums, extra = salvage.bring_together(job, held, aside, SUMS_TAG)
-    return Migration(held, origin.version, origin.scalars, shards, sums, extra)
+    migration = Migration(held, origin.version, origin.scalars, shards, sums, extra, weight_bytes)
+    migration.begin()
+    return migration
