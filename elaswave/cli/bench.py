@@ -9,6 +9,7 @@ from typing import Any
 
 BENCHES = {
     "communicator": "repair after a loss, collectives, freeing the blocked; beside gloo",
+    "migration": "what it costs that a layer changes its stage: blocking or not, contiguous or interleaved ZeRO",
     "mttr": "from a SIGKILL to the survivors' next step; beside torchft and a torchrun restart",
     "snapshot": "what copies of the optimizer state on neighbours cost per step",
 }
