@@ -120,8 +120,9 @@ def _weights(job: Job) -> list[Region]:
     newest = [max(versions.values(), default=-1) for versions in weights.versions]
     slot = newest.index(max(newest))
     return [
-        _region(f"weights of unit {unit}", None, version, {"weights": weights.unit(unit, slot)})
+        _region(f"weights of unit {unit}", None, version, {"weights": values})
         for unit, version in weights.versions[slot].items()
+        if (values := weights.unit(unit, slot)) is not None
     ]
 
 

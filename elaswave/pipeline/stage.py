@@ -130,7 +130,8 @@ class Stage:
             if number not in self._modules:
                 self._add(number)
         self.held = tuple(held)
-        self._gradient = torch.empty(sum(buckets.size(key) for key in keys), dtype=self._dtype)
+        if (size := sum(buckets.size(key) for key in keys)) > len(self._gradient):
+            self._gradient = torch.empty(size, dtype=self._dtype)
         self._run_of.cache_clear()
         self._bind()
 
@@ -146,7 +147,9 @@ class Stage:
     def _bind(self) -> None:
         for parameters in self._parameters.values():
             for parameter, index in parameters:
-                parameter.data = self.weights.parameter(index, self.weights.active)
+                values = self.weights.parameter(index, self.weights.active)
+                if values is not None:
+                    parameter.data = values
 
     def select(self, version: int) -> None:
         """Compute with the weights of a version that is here."""

@@ -95,6 +95,7 @@ class Job:
         migration: what is on its way into the layout of `plan`.
         pending: vote, gradient norm and learning rate of the step that is being committed.
         leavers: indices of members that leave after the last committed step.
+        truth: per unit the digest of its weights after the last committed step; empty when nobody has told.
         agreed_epoch: every member has received the views up to here.
         spent: what is known to have been computed of the open step, kept or not.
     """
@@ -120,7 +121,7 @@ class Job:
         self._before: Holding | None = None
         self._migration: Migration | None = None
         self._state_digest = 0
-        self._truth: tuple[int, ...] = ()
+        self.truth: tuple[int, ...] = ()
         self._work = Work()
         self._keeps_sums = self._computing = False
         self._damages: list[int] = []
@@ -312,7 +313,7 @@ class Job:
         snapshot, weights = self.config.snapshot, self.trainee.stage.weights
         scrubbed = snapshot.scrub_steps and self.step % snapshot.scrub_steps == 0 and not self.migration.pending
         return (
-            len(weights.damaged(self.step, self._truth, digest)) if snapshot.verify_weights else 0,
+            len(weights.damaged(self.step, self.truth, digest)) if snapshot.verify_weights else 0,
             len(self.holding.damaged_copies(self.step)) if scrubbed else 0,
         )
 
@@ -375,7 +376,7 @@ class Job:
         held.optimizer.commit()
         self.trainee.stage.select(step)
         held.record(step, [unsigned(row[0]) for row in rows])
-        self._truth = tuple(combine(column) for column in list(zip(*rows, strict=True))[5:])
+        self.truth = tuple(combine(column) for column in list(zip(*rows, strict=True))[5:])
         self.agreed_epoch = min(row[1] for row in rows)
         self.leavers = [i for i, row in enumerate(rows) if row[2]]
         self._before = None
@@ -428,7 +429,9 @@ class Job:
         return max(first, before + 1)
 
     def release_copies(self) -> None:
-        """End shipping that will not complete; copies that have arrived count."""
+        """End shipping and migration that will not complete; copies that have arrived count."""
+        if self._migration is not None:
+            self._migration.abandon()
         for held in self.holdings():
             held.pool.settle()
 
@@ -440,7 +443,7 @@ class Job:
             self._before = self._held
         self._held, self._migration = restored.held, restored.migration
         self._state_digest = restored.digest
-        self._truth = restored.truth
+        self.truth = restored.truth
         self.step = restored.version
         self.trainee.stage.select(restored.version)
         self.settled = True

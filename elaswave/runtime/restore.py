@@ -71,7 +71,6 @@ class Restored:
         truth: per unit the digest of its weights.
         migration: what is on its way.
         salvage: what is left to compute of the step after `version`.
-        weight_bytes: received by this worker before it could go on.
     """
 
     held: Holding
@@ -80,16 +79,19 @@ class Restored:
     truth: tuple[int, ...]
     migration: Migration
     salvage: Salvage
-    weight_bytes: int = 0
 
     @property
     def bytes_moved(self) -> int:
         """Received by this worker, what is on its way included."""
-        return self.weight_bytes + self.migration.bytes_received
+        return self.migration.weight_bytes + self.migration.bytes_received
 
 
-def restore(job: "Job") -> Restored:
+def restore(job: "Job", *, calm: bool = False) -> Restored:
     """Get this worker what it needs to go on in the new layout.
+
+    Args:
+        calm: nobody was lost and nothing is damaged as far as all members know, who all say so; then the next vote,
+            which proves the whole state in any case, does so without digests before it.
 
     Raises:
         PeerLost: a further member was lost.
@@ -108,10 +110,11 @@ def restore(job: "Job") -> Restored:
         stage=stage,
         make=job.optimizer.make,
         schema=job.optimizer.schema,
+        before=next(iter(job.holdings()), None),
     )
-    survey, origin, truth = _agree(job, held)
+    survey, origin, truth = _agree(job, held, calm)
     index = job.plan.index_of(job.agent.worker_id)
-    spoiled = _check_weights(job, origin.version, truth)
+    spoiled = not calm and _check_weights(job, origin.version, truth)
     left = salvage.plan(job, survey, origin.version, spoiled=spoiled)
     if left.forget:
         stage.gradients.begin()
@@ -125,14 +128,15 @@ def restore(job: "Job") -> Restored:
         version=origin.version,
         digest=origin.announced,
         truth=truth,
-        migration=_migrate(job, held, origin, aside),
+        migration=_migrate(job, held, origin, aside, weight_bytes),
         salvage=left,
-        weight_bytes=weight_bytes,
     )
 
 
-def _agree(job: "Job", held: Holding) -> tuple[Survey, Origin, tuple[int, ...]]:
+def _agree(job: "Job", held: Holding, calm: bool) -> tuple[Survey, Origin, tuple[int, ...]]:
     """What to restore, and per unit the digest that its weights must have; damaged holdings are found and left out.
+
+    When all is calm nothing is digested anew: what was announced at the last commit is taken for true.
 
     Raises:
         CorruptState: what the members have is not what was announced, and nobody's part stands out.
@@ -142,6 +146,8 @@ def _agree(job: "Job", held: Holding) -> tuple[Survey, Origin, tuple[int, ...]]:
         survey = take(job, held.number, bad)
         decision = choose(survey.offers)
         found = set[Offer]()
+        if calm and not isinstance(decision, Lost) and decision.version in survey.totals:
+            return survey, _origin(job, decision, survey), job.truth
         if isinstance(decision, Lost):
             origin = _begin(job, held, decision, survey)
         else:
@@ -224,10 +230,12 @@ def _initial(job: "Job", held: Holding) -> torch.Tensor:
 
 
 def _origin(job: "Job", decision: Decision, survey: Survey) -> Origin:
-    layout = layout_of(job.config, job.trainee.stage, survey.layouts[decision.layout_epoch], len(decision.holders))
     source = next((held for held in job.holdings() if held.number == decision.layout_epoch), None)
     parts: dict[int, Part] = {}
-    if source is not None:
+    if source is None:
+        layout = layout_of(job.config, job.trainee.stage, survey.layouts[decision.layout_epoch], len(decision.holders))
+    else:
+        layout = source.layout
         shards = {offer.shard for offer in source.holdings() if offer.version == decision.version}
         parts = {shard: source.part(shard, decision.version) for shard in shards}
     return Origin(
@@ -311,13 +319,17 @@ def _fetch_weights(job: "Job", origin: Origin) -> tuple[int, dict[str, list[int]
 # -- shards and sums: needed at the end of the step ------------------------------------------------------------
 
 
-def _migrate(job: "Job", held: Holding, origin: Origin, aside: Mapping[str, Sequence[int]]) -> Migration:
+def _migrate(
+    job: "Job", held: Holding, origin: Origin, aside: Mapping[str, Sequence[int]], weight_bytes: int
+) -> Migration:
     """Begin to fill the new shard, and to bring together the sums that members have set aside."""
     assert job.plan is not None
     shards = None
     if not origin.moved:
         plan = route(origin.layout, held.layout, origin.holders, job.plan.worker_ids)
         target = Part(ranges=held.layout.ranges(held.index), tensors=held.optimizer.staging().tensors)
-        shards = Remap(job.world(), plan, origin.parts, target).start()
+        shards = Remap(job.world(), plan, origin.parts, target)
     sums, extra = salvage.bring_together(job, held, aside, SUMS_TAG)
-    return Migration(held, origin.version, origin.scalars, shards, sums, extra)
+    migration = Migration(held, origin.version, origin.scalars, shards, sums, extra, weight_bytes)
+    migration.begin()
+    return migration

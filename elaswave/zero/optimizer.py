@@ -151,6 +151,11 @@ class ShardedOptimizer:
         slot = self._slots[self._current]
         slot.scalars, slot.version = dict(scalars), version
 
+    def make_room(self) -> None:
+        """Use the memory that the next step will fill; nothing else may be under way in here."""
+        self._slots[1 - self._current].raw.zero_()
+        self.gradient.zero_()
+
     @torch.no_grad()
     def step(self, gradient: torch.Tensor, lr: float, scale: float = 1.0) -> Slot:
         """Compute the next version in the other slot; the committed one stays as it is, and committed.

@@ -1,5 +1,6 @@
 """Whole jobs in miniature for tests: the package's, with a tiny model, and scenarios in short."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
