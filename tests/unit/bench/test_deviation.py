@@ -12,7 +12,7 @@ def config() -> Config:
     return from_mapping(
         {
             "model": {"layers": 1, "width": 16, "heads": 2, "sequence_length": 8},
-            "training": {"steps": 6, "train_batch_size": 8, "micro_batch_size": 2},
+            "training": {"steps": 8, "train_batch_size": 8, "micro_batch_size": 2},
             "optimizer": {"warmup_steps": 1},
         }
     )
@@ -46,11 +46,11 @@ def test_a_whole_batch_is_the_same_however_it_is_shared(config: Config):
 
 
 def test_every_behaviour_deviates_after_a_loss_and_none_without(config: Config):
-    wounded = dict(enumerate([2, 2, 1, 1, 2, 2], start=1))
-    for behaviour in Behaviour:
-        assert deviation(behaviour, config, dict.fromkeys(wounded, 2), 2) == 0.0
-        assert deviation(behaviour, config, wounded, 2) > 0.0
-    assert deviation(Behaviour.FLOAT_RING, config, wounded, 2) < 1e-4
+    wounded = dict(enumerate([4, 3, 2, 3, 1, 3, 4, 3], start=1))
+    found = {behaviour: deviation(behaviour, config, wounded, 4) for behaviour in Behaviour}
+    assert 0.0 < found[Behaviour.FLOAT_RING] < 1e-4 < found[Behaviour.RANK_RNG]
+    assert found[Behaviour.DROPPED_BATCH] > 1e-4
+    assert deviation(Behaviour.DROPPED_BATCH, config, dict.fromkeys(wounded, 4), 4) == 0.0
 
 
 def test_difference_of_nothing():
