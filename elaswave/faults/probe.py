@@ -24,10 +24,14 @@ def make_probe(scenario: Scenario, run_folder: Path, rank: Callable[[], int], re
     """
     pending = list(enumerate(scenario.fault))
     newcomer = began(run_folder)
+    passed: dict[tuple[int, int], int] = {}
 
     def probe(step: int, point: str) -> None:
         for number, fault in pending:
-            if fault.own_point(rank(), step, point, newcomer=newcomer) and claim(run_folder, number, rank()):
+            if not fault.own_point(rank(), step, point, newcomer=newcomer):
+                continue
+            passed[number, step] = passed.get((number, step), 0) + 1
+            if passed[number, step] > fault.passes and claim(run_folder, number, rank()):
                 strike(number, fault, step, point)
 
     def strike(number: int, fault: Fault, step: int, point: str) -> None:

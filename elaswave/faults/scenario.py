@@ -40,6 +40,8 @@ class Fault(BaseModel):
     """Wait for a spare that can take the victim's place, but not beyond this step; only without a `phase`."""
     until: int | None = Field(default=None, ge=1)
     """Last step at which the victim does it to itself; without one, it does so however late it gets to the phase."""
+    passes: int = Field(default=0, ge=0)
+    """So often the victim passes the phase in this step unharmed: micro-batches have forward and backward each."""
     newcomer: bool = False
     """Only a worker that comes into a job under way, and has no step yet; only with a `phase` of a recovery."""
 

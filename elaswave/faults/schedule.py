@@ -20,6 +20,8 @@ GUESTS_MAX = 2
 EXTRA_MAX = 2
 """Workers that may come in addition to those that the job began with."""
 STOP_SHARE = 0.22
+PASSES_MAX = 3
+"""Micro-batches that a victim computes at most before it is hurt in one."""
 PAIR_SHARE = 0.55
 ARRIVAL_SHARE = 0.35
 LEAVE_SHARE = 0.12
@@ -291,9 +293,16 @@ class _Author:
 
     def _add(self, ranks: tuple[int, ...], point: Stage | Phase, *, newcomer: bool = False) -> None:
         what = What.STOP if self.chance.random() < STOP_SHARE else What.KILL
-        until = None if newcomer else self.step
         self.faults.append(
-            Fault(what=what, ranks=ranks, step=self.step, until=until, phase=str(point), newcomer=newcomer)
+            Fault(
+                what=what,
+                ranks=ranks,
+                step=self.step,
+                until=None if newcomer else self.step,
+                phase=str(point),
+                passes=self.chance.randint(0, PASSES_MAX) if point in (Stage.FORWARD, Stage.BACKWARD) else 0,
+                newcomer=newcomer,
+            )
         )
         self.struck += 1
 

@@ -78,6 +78,15 @@ def test_a_fault_has_a_last_step(tmp_path: Path) -> None:
         late(4, "backward")
 
 
+def test_some_passes_of_a_step_are_spared(tmp_path: Path) -> None:
+    fault = Fault(what=What.ERROR, ranks=(1,), step=3, phase="backward", passes=2)
+    probe = make_probe(Scenario(fault=(fault,)), tmp_path, lambda: 1, Recorder())
+    for step in (3, 3, 4, 4):
+        probe(step, "backward")
+    with pytest.raises(RuntimeError, match="injected"):
+        probe(4, "backward")
+
+
 def test_a_newcomer_is_hurt_before_it_has_a_step(tmp_path: Path) -> None:
     fault = Fault(what=What.ERROR, ranks=(1,), step=7, phase="restore", newcomer=True)
     scenario = Scenario(fault=(fault,))
