@@ -216,7 +216,11 @@ class Snapshot(Section):
     mode: SnapshotMode = SnapshotMode.STATE
     """`state` or `gradient`."""
     verify: bool = True
-    """Compare digests across holders before a recovered job resumes."""
+    """Compare digests of the state with what was announced: in every step, and before a recovered job resumes."""
+    verify_weights: bool = True
+    """Compare, in every step, digests of the weights that it was computed with; costs a pass over them."""
+    scrub_steps: Count = 8
+    """Every so many steps holders compare their copies with what the owners announced; 0 never does."""
 
 
 class Checkpoint(Section):

@@ -49,14 +49,18 @@ class Kind(StrEnum):
     # counted (micro-batches in the global sum, as the vote told; may be absent)
     STEP_COMMITTED = "step_committed"
     # epoch, step (the last committed one), lost [ranks], cause, phases_s {phase: s}, plan (its reason),
-    # recomputed (micro-batches this worker computes again), bytes_moved (received by this worker)
+    # recomputed (micro-batches computed again of which this worker does the first part), recomputed_share (of the work
+    # of a step, over all workers), bytes_moved (received by this worker); told again in the same epoch when damage was
+    # healed
     RECOVERY = "recovery"
-    FAULT = "fault"  # what, target_rank, target_pid, step, phase: written before it is done
+    # what, target_rank, target_pid, step, phase: written before it is done; of a flip target, seed, where, shard,
+    # version, tensor, element, bit too
+    FAULT = "fault"
     DEATH = "death"  # worker_id, rank, pid, evidence: written by the node's service
     SPARE = "spare"  # what (ready, activated), pid
     METRICS = "metrics"  # step, and whatever numbers the script logs
     CHECKPOINT = "checkpoint"  # step, path, bytes
-    ERROR = "error"  # message
+    ERROR = "error"  # message; of damage damaged (own shard, copy of shard, weights), shard or unit, and step too
 
 
 class Sink(Protocol):

@@ -28,6 +28,9 @@ SQUARES_BOUND = 2.0**36
 BLOCK = 1 << 15
 """Elements that are converted at a time: a multiple of `CHUNK` whose float64 copy stays in the second-level cache."""
 
+SPARE = 4
+"""Of the memory of a sum, one part in so many is kept free for further layers; pages that are not used cost nothing."""
+
 _MAGIC = 1.5 * 2.0 ** (52 - FRACTION_BITS)
 _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
 _RESOLUTION = 2.0**-FRACTION_BITS
@@ -39,6 +42,23 @@ def pin_threads(num_threads: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=False)
     # what is written before it is read has no bits to fix, and filling it takes as long as writing it once more
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[missing-attribute]  # a property
+
+
+class _Room:
+    """Memory of a sum, with room for more elements.
+
+    Attributes:
+        flat: all of it.
+        used: elements from the start that may not be zero.
+    """
+
+    def __init__(self, num_elements: int, dtype: torch.dtype) -> None:
+        self.flat = torch.zeros(num_elements + num_elements // SPARE, dtype=dtype)
+        self.used = 0
+
+    def zero(self) -> None:
+        self.flat[: self.used].zero_()
+        self.used = 0
 
 
 class ExactAccumulator:
@@ -55,12 +75,24 @@ class ExactAccumulator:
 
     def __init__(self, num_elements: int, num_micro_batches: int = 1) -> None:
         self.bound = min(BOUND, 2.0 ** (63 - FRACTION_BITS) / num_micro_batches)
-        self.buffer = torch.zeros(num_elements, dtype=torch.int64)
+        self._room = _Room(num_elements, torch.int64)
+        self._shape(num_elements)
+
+    def _shape(self, num_elements: int) -> None:
+        self.buffer = self._room.flat[:num_elements]
         self._wide = np.empty(min(num_elements, BLOCK))
         self._bits = self._wide.view(np.int64)
 
     def zero(self) -> None:
-        self.buffer.zero_()
+        self._room.zero()
+
+    def resize(self, num_elements: int) -> bool:
+        """Be a sum of so many other elements, zero, in the same memory; False when it has no room for them."""
+        if num_elements > len(self._room.flat):
+            return False
+        self._room.zero()
+        self._shape(num_elements)
+        return True
 
     def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None:
         """Add a flat gradient of one micro-batch to the elements from `at` on.
@@ -80,6 +112,7 @@ class ExactAccumulator:
                 f"micro-batch {micro_batch} has a gradient of {largest:g}; exact sums need less than {self.bound:g}. "
                 "Lower optimizer.lr, or use training.numerics = 'fast'"
             )
+        self._room.used = max(self._room.used, at + len(gradient))
         values, sums = gradient.float().numpy(), self.buffer[at : at + len(gradient)].numpy()
         for start in range(0, len(values), BLOCK):
             part, total = values[start : start + BLOCK], sums[start : start + BLOCK]
@@ -103,13 +136,23 @@ class FastAccumulator:
     """
 
     def __init__(self, num_elements: int) -> None:
-        self.buffer = torch.zeros(num_elements)
+        self._room = _Room(num_elements, torch.float32)
+        self.buffer = self._room.flat[:num_elements]
 
     def zero(self) -> None:
-        self.buffer.zero_()
+        self._room.zero()
+
+    def resize(self, num_elements: int) -> bool:
+        """Be a sum of so many other elements, zero, in the same memory; False when it has no room for them."""
+        if num_elements > len(self._room.flat):
+            return False
+        self._room.zero()
+        self.buffer = self._room.flat[:num_elements]
+        return True
 
     def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None:
         """Add a flat gradient of one micro-batch to the elements from `at` on."""
+        self._room.used = max(self._room.used, at + len(gradient))
         self.buffer[at : at + len(gradient)].add_(gradient)
 
     def to_float(self, part: torch.Tensor) -> torch.Tensor:

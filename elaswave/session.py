@@ -13,8 +13,9 @@ from elaswave.coordination.launch_settings import FOLLOWED
 from elaswave.coordination.run_folder import VARIABLE
 from elaswave.events import Recorder, Sink
 from elaswave.faults import scenario
-from elaswave.faults.probe import Probe, make_probe
+from elaswave.faults.probe import make_probe
 from elaswave.runtime import job
+from elaswave.runtime.job import Probe
 from elaswave.telemetry.jsonl import JsonlSink
 from elaswave.telemetry.plain import PlainProgress
 from elaswave.telemetry.runs import CONFIG_FILE, write_config

@@ -48,7 +48,7 @@ LOSS_TOLERANCE = 1e-4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of each contender, also stages (default 2)")
     parser.add_argument("--repetitions", type=int, default=15, help="blocks of every contender, in turns (default 15)")
-    parser.add_argument("--steps", type=int, default=3, help="steps per block (default 3)")
+    parser.add_argument("--steps", type=int, default=2, help="steps per block (default 2)")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--config", metavar="FILE", help="what to train (default: a GPT of 6 layers of width 256)")
 

@@ -16,6 +16,8 @@ from elaswave.cli.agents import Agents, JobSpec, share
 from elaswave.config import FILE_SOURCES, Config
 from elaswave.coordination import launch_settings, run_folder
 from elaswave.errors import ConfigError, LaunchError
+from elaswave.models.shape import shape_of
+from elaswave.planner.scheduler import check_stages
 
 FAULTS = "ELASWAVE_FAULTS"
 """Path of the scenario that the workers inject into themselves."""
@@ -60,6 +62,7 @@ def launch(argv: Sequence[str], *, brief: bool = False) -> Outcome:
     config = settings.load(arguments.config, overrides)
     _check_counts(arguments.workers, arguments.agents)
     check_corpus(config)
+    check_model(config)
     overrides = [*overrides, *resolved(config)]
     if arguments.faults is not None:
         _check_faults(arguments.faults)
@@ -120,6 +123,13 @@ def _check_counts(workers: int, agents: int) -> None:
         raise ConfigError("--workers", workers, "give at least 1")
     if not 1 <= agents <= workers:
         raise ConfigError("--agents", agents, f"give 1 to {workers}: every agent runs at least one worker")
+
+
+def check_model(config: Config) -> None:
+    """Raise ConfigError when a model of the package cannot be cut as wanted; workers find out about others."""
+    shape = shape_of(config.model)
+    if shape is not None:
+        check_stages(config.parallelism, len(shape.costs))
 
 
 def check_corpus(config: Config) -> None:

@@ -173,6 +173,23 @@ class Mesh:
                 self._dial(peer, addresses[peer])
         return not missing
 
+    def regroup(self, groups: Mapping[str, GroupSpec]) -> None:
+        """Have other groups within an epoch; those that stay as they are go on, no link is touched.
+
+        Every member of any group calls it between the same two operations, of which the one before is a collective
+        of all: then nothing is under way in a group that ends, and all have what they need of its shared memory. A
+        group that begins is first used after a further collective of all, which none passes that still has the
+        groups of before.
+
+        Args:
+            groups: this worker's, by name; all members are linked already.
+        """
+        changed = [name for name, group in self._groups.items() if groups.get(name) != group.spec]
+        for name in changed:
+            self._groups.pop(name).close()
+        for name in groups.keys() - self._groups.keys():
+            self._groups[name] = Group(self, name, zlib.crc32(name.encode()), self.epoch, groups[name])
+
     def _edit_groups(self, epoch: int, groups: Mapping[str, GroupSpec]) -> None:
         if self._groups.keys() == groups.keys():
             for name, group in self._groups.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from elaswave.events import Kind, Recorder
-from elaswave.faults.probe import claim
+from elaswave.faults.claims import claim
 from elaswave.faults.scenario import Fault, Scenario, What
 
 _SIGNALS = {What.KILL: signal.SIGKILL, What.STOP: signal.SIGSTOP}

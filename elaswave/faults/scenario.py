@@ -18,9 +18,16 @@ class What(StrEnum):
     KILL = "kill"  # SIGKILL
     STOP = "stop"  # SIGSTOP: hangs until the lease runs out
     ERROR = "error"  # an exception in the worker
-    HOLD = (
-        "hold"  # stays where it is until `probe.let_go`: no harm, but others can come, or be told to leave, meanwhile
-    )
+    FLIP = "flip"  # one bit of what the worker holds in memory
+    HOLD = "hold"  # stays where it is until `probe.let_go`: others can come, or be told to leave, meanwhile
+
+
+class Target(StrEnum):
+    """Where a bit is flipped."""
+
+    SHARD = "shard"  # the worker's own part of the optimizer state
+    COPY = "copy"  # a copy of a neighbour's part
+    WEIGHTS = "weights"  # what it computes with
 
 
 class Fault(BaseModel):
@@ -36,22 +43,28 @@ class Fault(BaseModel):
     ranks: tuple[int, ...] = Field(min_length=1)
     step: int = Field(ge=1)
     phase: str | None = None
+    nth: int = Field(default=1, ge=1)
+    """Act when the phase is reached for this time in the step, as a worker computes several micro-batches."""
     spare_by: int | None = Field(default=None, ge=1)
     """Wait for a spare that can take the victim's place, but not beyond this step; only without a `phase`."""
     until: int | None = Field(default=None, ge=1)
     """Last step at which the victim does it to itself; without one, it does so however late it gets to the phase."""
-    passes: int = Field(default=0, ge=0)
-    """So often the victim passes the phase in this step unharmed: micro-batches have forward and backward each."""
     newcomer: bool = False
     """Only a worker that comes into a job under way, and has no step yet; only with a `phase` of a recovery."""
+    target: Target = Target.SHARD
+    """Of a flip: `shard`, `copy` or `weights`; the newest version that is there."""
+    shard: int | None = Field(default=None, ge=0)
+    """Of a flip in a copy: of which shard; any that is there when None."""
+    seed: int = 0
+    """Of a flip: decides which bit of which element of which tensor."""
 
-    def own_point(self, rank: int, step: int, point: str, *, newcomer: bool = False) -> bool:
-        """Whether the victim itself acts when `rank` reaches `point` of `step`.
+    def own_point(self, rank: int, step: int, point: str, nth: int = 1, *, newcomer: bool = False) -> bool:
+        """Whether the victim itself acts when `rank` reaches `point` of `step` for the `nth` time.
 
         Args:
             newcomer: it came when the job was under way; before its first recovery is complete it counts from step 1.
         """
-        if self.phase != point or rank not in self.ranks:
+        if self.phase != point or rank not in self.ranks or nth < self.nth:
             return False
         if self.newcomer:
             return newcomer and step == 1
@@ -105,6 +118,14 @@ def _check(path: str | Path, fault: Fault) -> None:
     if fault.what in (What.ERROR, What.HOLD) and fault.phase is None:
         told = f"what = '{fault.what}' happens inside a worker: name a phase"
         raise ConfigError(f"{path}: fault.phase", None, told)
+    if fault.what is What.FLIP and fault.phase is None:
+        raise ConfigError(f"{path}: fault.phase", None, "what = 'flip' happens inside a worker: name a phase")
+    if fault.what is not What.FLIP and (only := {"target", "shard", "seed"} & fault.model_fields_set):
+        raise ConfigError(f"{path}: fault.{min(only)}", getattr(fault, min(only)), "goes with what = 'flip'")
+    if fault.nth > 1 and fault.phase is None:
+        raise ConfigError(f"{path}: fault.nth", fault.nth, "counts how often a phase is reached: name a phase")
+    if fault.shard is not None and fault.target is not Target.COPY:
+        raise ConfigError(f"{path}: fault.shard", fault.shard, "goes with target = 'copy'")
     if fault.spare_by is not None and (fault.phase is not None or fault.spare_by < fault.step):
         raise ConfigError(f"{path}: fault.spare_by", fault.spare_by, "give a step not before `step`, and no phase")
     if fault.until is not None and (fault.phase is None or fault.until < fault.step):

@@ -20,8 +20,8 @@ GUESTS_MAX = 2
 EXTRA_MAX = 2
 """Workers that may come in addition to those that the job began with."""
 STOP_SHARE = 0.22
-PASSES_MAX = 3
-"""Micro-batches that a victim computes at most before it is hurt in one."""
+NTH_MAX = 4
+"""Of its micro-batches, the last in which a victim is hurt."""
 PAIR_SHARE = 0.55
 ARRIVAL_SHARE = 0.35
 LEAVE_SHARE = 0.12
@@ -300,7 +300,7 @@ class _Author:
                 step=self.step,
                 until=None if newcomer else self.step,
                 phase=str(point),
-                passes=self.chance.randint(0, PASSES_MAX) if point in (Stage.FORWARD, Stage.BACKWARD) else 0,
+                nth=self.chance.randint(1, NTH_MAX) if point in (Stage.FORWARD, Stage.BACKWARD) else 1,
                 newcomer=newcomer,
             )
         )

@@ -13,9 +13,12 @@ import torch
 
 from elaswave.communicator.group import Group
 from elaswave.communicator.transfers import Handle
+from elaswave.errors import PeerLost
 from elaswave.events import Stage as StepStage
 from elaswave.pipeline import message
+from elaswave.pipeline.gradients import within
 from elaswave.pipeline.schedule import Kind, Operation
+from elaswave.pipeline.spent import FORWARD, INPUT, WEIGHTS, Spent
 from elaswave.pipeline.stage import Stage, Tensors
 
 Place = tuple[int, int]
@@ -37,10 +40,21 @@ class Executor:
         step: number of the step.
         span: marks parts of a step.
         look_up: called between operations; raises PeerLost when a member was lost.
+        spent: takes note of what has been computed.
     """
 
-    def __init__(self, stage: Stage, group: Group, step: int, span: Span, look_up: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        group: Group,
+        step: int,
+        span: Span,
+        look_up: Callable[[], None],
+        spent: Spent | None = None,
+    ) -> None:
         self._stage, self._group, self._step, self._span, self._look_up = stage, group, step, span, look_up
+        self._spent = Spent() if spent is None else spent
+        self._leaving = False
         self._sends: list[Handle] = []
         self._activations: dict[Place, tuple[Tensors, tuple[bool, ...]]] = {}
         self._gradients: dict[Place, Tensors] = {}
@@ -65,9 +79,32 @@ class Executor:
             Kind.SEND_GRADIENT: self._send_gradient,
             Kind.BACKWARD_WEIGHT: self._backward_weight,
         }
-        for operation in operations:
-            actions[operation.kind](operation)
-        self._group.wait(self._sends)
+        done = 0
+        try:
+            for operation in operations:
+                actions[operation.kind](operation)
+                done += 1
+            self._group.wait(self._sends)
+        except PeerLost:
+            self._save(operations[done : done + 2])
+            raise
+
+    def _save(self, operations: Sequence[Operation]) -> None:
+        """A member was lost: complete what needs nobody else, as its gradients will count.
+
+        Args:
+            operations: the one that was interrupted, and the next.
+        """
+        self._leaving = True
+        match operations:
+            case (
+                Operation(kind=Kind.FORWARD, start=0, stop=stop) as forward,
+                Operation(kind=Kind.BACKWARD_INPUT) as backward,
+            ) if stop == self._stage.layers.num_layers and forward.micro_batch == backward.micro_batch:
+                if forward.micro_batch in self._losses:
+                    self._backward_input(backward)
+        while self._put_off:
+            self._catch_up()
 
     # -- computing ---------------------------------------------------------------------------------------------
 
@@ -80,7 +117,8 @@ class Executor:
             self._losses[op.micro_batch] = float(outputs[0].item())
         else:
             self._going_out[at] = outputs
-        self._look_up()
+        self._spent.add(FORWARD, op.micro_batch, range(op.start, op.stop))
+        self._pause()
 
     def _backward_input(self, op: Operation) -> None:
         at = (op.micro_batch, op.start)
@@ -91,7 +129,9 @@ class Executor:
             self._put_off.append(op)
         else:
             self._stage.finish(op.micro_batch, op.start)
-        self._look_up()
+        if op.missing:
+            self._spent.add(INPUT, op.micro_batch, range(max(op.start, op.missing[0][0]), op.stop))
+        self._pause()
 
     def _backward_weight(self, op: Operation) -> None:
         """Catch up to this one, unless that was done while waiting."""
@@ -106,7 +146,13 @@ class Executor:
         num_layers = self._stage.layers.num_layers
         if op.stop == num_layers and op.missing[-1][1] == num_layers:
             self._stage.gradients.losses[op.micro_batch] = self._losses.pop(op.micro_batch)
-        self._look_up()
+        self._spent.add(WEIGHTS, op.micro_batch, within(op.missing, op.start, op.stop))
+        self._pause()
+
+    def _pause(self) -> None:
+        """Between two operations."""
+        if not self._leaving:
+            self._look_up()
 
     # -- messages ----------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ class Accumulator(Protocol):
 
     def zero(self) -> None: ...
 
+    def resize(self, num_elements: int) -> bool: ...
+
     def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None: ...
 
     def to_float(self, part: torch.Tensor) -> torch.Tensor: ...
@@ -48,19 +50,31 @@ class Gradients:
         self.sums: dict[Key, Accumulator] = {key: make(buckets.size(key)) for key in buckets.keys}
 
     def hold(self, buckets: Buckets) -> None:
-        """Go on in a new layout: sums of other buckets are set aside."""
-        for key, accumulator in self.sums.items():
-            if key not in buckets.keys:
-                self._set_aside(key, accumulator)
+        """Go on in a new layout: sums of other buckets are set aside, and memory without sums is used again."""
+        unused = [accumulator for key, accumulator in self.sums.items() if not self._goes_on(key, accumulator, buckets)]
         old, self.buckets = self.sums, buckets
-        self.sums = {key: old.get(key) or self._make(buckets.size(key)) for key in buckets.keys}
+        self.sums = {}
+        for key in buckets.keys:
+            self.sums[key] = old.get(key) or self._resized(unused, buckets.size(key)) or self._make(buckets.size(key))
 
-    def _set_aside(self, key: Key, accumulator: Accumulator) -> None:
-        for unit in key:
-            if self._touched(unit):
-                place = self.buckets.of_unit(unit)
-                part = accumulator.buffer[place.start : place.stop]
-                self.aside[unit] = self.aside[unit] + part if unit in self.aside else part
+    def _goes_on(self, key: Key, accumulator: Accumulator, buckets: Buckets) -> bool:
+        """Whether a sum is needed further, in its place or set aside."""
+        if key in buckets.keys:
+            return True
+        touched = [unit for unit in key if self._touched(unit)]
+        for unit in touched:
+            place = self.buckets.of_unit(unit)
+            part = accumulator.buffer[place.start : place.stop]
+            self.aside[unit] = self.aside[unit] + part if unit in self.aside else part
+        return bool(touched)
+
+    def _resized(self, unused: list[Accumulator], num_elements: int) -> Accumulator | None:
+        """One of those that are of no use any more, of a new size; None when none of them has room for it."""
+        for accumulator in unused:
+            if accumulator.resize(num_elements):
+                unused.remove(accumulator)
+                return accumulator
+        return None
 
     def _touched(self, unit: int) -> bool:
         users = set(self.buckets.table.users[unit])
@@ -87,6 +101,11 @@ class Gradients:
     def spans(self) -> Mapping[int, tuple[Range, ...]]:
         """By micro-batch the ranges of layers in the sums, ascending."""
         return {micro_batch: spans_of(layers) for micro_batch, layers in self.layers.items()}
+
+
+def within(ranges: Iterable[Range], start: int, stop: int) -> list[int]:
+    """Numbers in [start, stop) that are in one of the ranges."""
+    return [n for low, high in ranges for n in range(max(low, start), min(high, stop))]
 
 
 def spans_of(numbers: Iterable[int]) -> tuple[Range, ...]:

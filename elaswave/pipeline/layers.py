@@ -52,6 +52,7 @@ class Layers:
         skeletons = [self._skeleton(number) for number in range(self.num_layers)]
         self._products = tuple(_elements_multiplied(skeleton) for skeleton in skeletons)
         slots = [self._slots(number, skeleton) for number, skeleton in enumerate(skeletons)]
+        self._measured: tuple[float, ...] | None = None
         _check_owned(model, skeletons)
         try:
             self.table: Table = tabulate(slots, self.names)
@@ -80,12 +81,24 @@ class Layers:
         values = dict(self._make(parameters[0].uses[0][0]).named_parameters())
         return torch.cat([values[parameter.uses[0][1]].detach().reshape(-1) for parameter in parameters])
 
+    def weigh(self, costs: Sequence[float]) -> None:
+        """Go by these costs of the layers' forwards from now on, such as measured ones; the same on every worker.
+
+        Raises:
+            ValueError: there is not one for each layer.
+        """
+        if len(costs) != self.num_layers:
+            raise ValueError(f"{len(costs)} costs for {self.num_layers} layers")
+        self._measured = tuple(costs)
+
     def profile(self) -> tuple[tuple[float, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]:
         """Costs of the layers' forwards, elements of the units, and users of the units.
 
         A cost is estimated as the elements of the matrices that a layer multiplies with, its parameters of two or more
         dimensions beside the tables of embeddings, and a small share of the largest, so that none is zero.
         """
+        if self._measured is not None:
+            return self._measured, self.table.unit_sizes(), self.table.users
         small = SMALL_SHARE * max(self._products) or 1.0
         given = [entry.cost if isinstance(entry, LayerSpec) else None for entry in self._entries]
         costs = tuple(

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from elaswave.errors import ConfigError, NumericsError
 from elaswave.pipeline.buckets import Buckets, Key
-from elaswave.pipeline.gradients import Accumulator, Gradients, Range
+from elaswave.pipeline.gradients import Accumulator, Gradients, Range, within
 from elaswave.pipeline.layers import Layers
 from elaswave.pipeline.split import Deferred, backward, split_linears
 from elaswave.pipeline.weights import Weights
@@ -130,7 +130,8 @@ class Stage:
             if number not in self._modules:
                 self._add(number)
         self.held = tuple(held)
-        self._gradient = torch.empty(sum(buckets.size(key) for key in keys), dtype=self._dtype)
+        if (size := sum(buckets.size(key) for key in keys)) > len(self._gradient):
+            self._gradient = torch.empty(size, dtype=self._dtype)
         self._run_of.cache_clear()
         self._bind()
 
@@ -146,7 +147,9 @@ class Stage:
     def _bind(self) -> None:
         for parameters in self._parameters.values():
             for parameter, index in parameters:
-                parameter.data = self.weights.parameter(index, self.weights.active)
+                values = self.weights.parameter(index, self.weights.active)
+                if values is not None:
+                    parameter.data = values
 
     def select(self, version: int) -> None:
         """Compute with the weights of a version that is here."""
@@ -156,6 +159,10 @@ class Stage:
     def drop_passes(self) -> None:
         """Forget what is under way."""
         self._passes = {}
+
+    def samples(self, step: int, micro_batch: int) -> tuple[int, ...]:
+        """Samples of a micro-batch, in order."""
+        return self._source.ids(step, micro_batch)
 
     # -- forward -----------------------------------------------------------------------------------------------
 
@@ -245,7 +252,7 @@ class Stage:
         last = stop == self.layers.num_layers
         outputs = [x for x in one.outputs if x.requires_grad]
         inputs = [x for x in one.inputs if x.requires_grad]
-        parameters = [p for number in _within(one.missing, start, stop) for p, _ in self._parameters[number]]
+        parameters = [p for number in within(one.missing, start, stop) for p, _ in self._parameters[number]]
         if not outputs or not (inputs or parameters):
             return tuple(torch.zeros_like(x) for x in inputs)
         found = backward(outputs, None if last else gradients, [*inputs, *parameters], one.deferred)
@@ -269,7 +276,7 @@ class Stage:
             found[parameter] = found[parameter] + gradient if parameter in found else gradient
         for key, at, parameters in self._run_of(start, stop, one.missing):
             self._accumulate(key, at, parameters, found, micro_batch)
-        self.gradients.record(micro_batch, _within(one.missing, start, stop))
+        self.gradients.record(micro_batch, within(one.missing, start, stop))
 
     def finish(self, micro_batch: int, start: int) -> None:
         """End a pass of which no gradient of weights is wanted."""
@@ -297,7 +304,7 @@ class Stage:
         """Parameters of the missing layers of a leg, in stretches that lie side by side in one buffer."""
         runs: list[tuple[Key, int, list[nn.Parameter]]] = []
         end: tuple[Key, int] | None = None
-        for number in _within(missing, start, stop):
+        for number in within(missing, start, stop):
             for parameter, index in self._parameters[number]:
                 place = self.weights.buckets.of_parameter(index)
                 if end != (place.bucket, place.start):
@@ -326,8 +333,3 @@ def _many(x: Any) -> Tensors:
 def _one(parts: Tensors) -> Any:
     """What a layer is called with: the tensor itself when there is only one, as nn.Sequential does."""
     return parts[0] if len(parts) == 1 else parts
-
-
-def _within(missing: Sequence[Range], start: int, stop: int) -> list[int]:
-    """Numbers of the layers in [start, stop) that are in one of the ranges."""
-    return [n for low, high in missing for n in range(max(low, start), min(high, stop))]

@@ -34,7 +34,7 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
         ConfigError: the model has fewer layers than the pipeline has chunks.
     """
     parallel = config.parallelism
-    _check(parallel, profile)
+    check_stages(parallel, profile.num_layers)
     home = [member.rank % parallel.stages for member in view.members]
     stages = tuple(tuple(i for i, own in enumerate(home) if own == stage) for stage in range(parallel.stages))
     tasks, held = _divide(parallel, profile.costs, stages, config.micro_batches)
@@ -50,16 +50,20 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
     )
 
 
-def _check(parallel: Parallelism, profile: Profile) -> None:
-    """A chunk has one layer at least."""
+def check_stages(parallel: Parallelism, num_layers: int) -> None:
+    """A chunk has one layer at least.
+
+    Raises:
+        ConfigError: there are too many chunks for the layers of the model.
+    """
     chunks = parallel.stages * parallel.virtual_stages
-    if chunks > profile.num_layers:
+    if chunks > num_layers:
         pieces = f" of {parallel.virtual_stages} pieces" if parallel.virtual_stages > 1 else ""
         raise ConfigError(
             "parallelism.stages",
             parallel.stages,
-            f"the model has {profile.num_layers} layers; use at most "
-            f"{profile.num_layers // parallel.virtual_stages or 1} stages{pieces}",
+            f"the model has {num_layers} layers; use at most "
+            f"{num_layers // parallel.virtual_stages or 1} stages{pieces}",
         )
 
 

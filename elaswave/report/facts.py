@@ -10,7 +10,7 @@ class Commit:
     """One rank's report that a step is complete.
 
     Attributes:
-        micro_batches: ids that this rank computed.
+        micro_batches: ids whose loss this rank computed; in a pipeline only workers of the last layer have any.
         counted: micro-batches in the global sum according to the vote, None when not told.
         tokens: of the whole step.
     """
@@ -55,13 +55,19 @@ class Recovered:
     cause: str
     phases_s: Mapping[str, float]
     recomputed: int
+    recomputed_share: float
     bytes_moved: int
     plan: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Harm that was done on purpose, stamped before it was done."""
+    """Harm that was done on purpose, stamped before it was done.
+
+    Attributes:
+        flip: of a flipped bit: target and seed, and for a copy its shard, as a scenario tells them.
+        where: of a flipped bit, in words.
+    """
 
     t: float
     what: str
@@ -69,6 +75,8 @@ class Fault:
     pid: int | None
     step: int | None
     phase: str | None
+    flip: Mapping[str, str | int] = field(default_factory=dict)
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +129,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """An error, checkpoint or other remark, as one line."""
+    """An error, damage that was found, a checkpoint or other remark, as one line."""
 
     t: float
     kind: str

@@ -96,6 +96,7 @@ def _recovered(e: Event) -> Recovered:
         cause=str(e.get("cause", "")),
         phases_s={str(name): float(seconds) for name, seconds in mapping(e.get("phases_s")).items()},
         recomputed=int(e.get("recomputed") or 0),
+        recomputed_share=number(e.get("recomputed_share")) or 0.0,
         bytes_moved=int(e.get("bytes_moved") or 0),
         plan=str(mapping(plan).get("reason", "")) if isinstance(plan, Mapping) else str(plan or ""),
     )
@@ -109,7 +110,14 @@ def _fault(e: Event) -> Fault:
         pid=integer(e.get("target_pid")),
         step=integer(e.get("step")),
         phase=None if e.get("phase") is None else str(e["phase"]),
+        flip=_flip(e) if e.get("what") == "flip" else {},
+        where=str(e.get("where", "")),
     )
+
+
+def _flip(e: Event) -> dict[str, str | int]:
+    told: dict[str, str | int] = {"target": str(e.get("target", "shard")), "seed": int(e.get("seed") or 0)}
+    return told | {"shard": int(e["shard"])} if told["target"] == "copy" else told
 
 
 def _death(e: Event) -> Death:
@@ -135,7 +143,8 @@ def _span(e: Event) -> Span:
 
 
 def _error(e: Event) -> Note:
-    return Note(t=float(e["t"]), kind="error", rank=integer(e.get("rank")), text=str(e.get("message", "")))
+    kind = "damage" if e.get("damaged") else "error"
+    return Note(t=float(e["t"]), kind=kind, rank=integer(e.get("rank")), text=str(e.get("message", "")))
 
 
 def _checkpoint(e: Event) -> Note:

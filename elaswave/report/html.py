@@ -7,11 +7,11 @@ from statistics import median
 from elaswave.events import Phase
 from elaswave.report.charts import legend, loss_chart, members_chart, mttr_chart, throughput_chart
 from elaswave.report.markup import Markup, el, join
-from elaswave.report.mttr import Recovery
+from elaswave.report.mttr import Healing, Recovery
 from elaswave.report.steps import rate_around
 from elaswave.report.style import CSS
 from elaswave.report.summary import Report
-from elaswave.report.text import duration, milliseconds
+from elaswave.report.text import duration, milliseconds, percent
 from elaswave.report.toml import config_toml, faults_toml
 
 MOST_ROWS = 200
@@ -36,6 +36,8 @@ def page(report: Report) -> str:
     parts = [_header(report), _tiles(report), _loss(report), _members(report)]
     if report.recoveries:
         parts.append(_recoveries(report))
+    if report.healings:
+        parts.append(_healings(report))
     if report.changes:
         parts.append(_changes(report))
     parts += [_evidence(report), _reproduce(report)]
@@ -150,7 +152,8 @@ def _members(report: Report) -> Markup:
 def _recoveries(report: Report) -> Markup:
     note = (
         "From the fault to the slowest survivor's next committed step. The phases are that survivor's own, and add "
-        "up; redo is the interrupted step, computed again."
+        "up; redo is the rest of the interrupted step. Recomputed is work that is done twice: what lost workers were "
+        "to do counts in full, as nobody knows how far they came."
     )
     header = ["view", "lost", "cause", "step", *(str(phase) for phase in Phase), "redo", "MTTR", "stall"]
     rows = [_recovery_cells(one) for one in report.recoveries[:MOST_ROWS]]
@@ -187,7 +190,28 @@ def _plan_cells(report: Report, one: Recovery) -> list[str]:
     source = _FAULT_SOURCE.get(one.fault_time_source, "unknown") or "when it was done"
     plan = one.plan + (f" (overtaken by view {one.superseded_by})" if one.superseded_by is not None else "")
     rates = ["-" if rate is None else f"{rate:,.0f}" for rate in (before, after)]
-    return [str(one.epoch), source, *rates, f"{one.recomputed} micro-batches", _bytes(one.bytes_moved), plan]
+    return [str(one.epoch), source, *rates, _again(one), _bytes(one.bytes_moved), plan]
+
+
+def _again(one: Recovery | Healing) -> str:
+    return f"{percent(one.recomputed_share)} of a step, in {one.recomputed} micro-batches"
+
+
+def _healings(report: Report) -> Markup:
+    rows = [
+        [
+            f"{one.t - report.history.started_t:.2f} s",
+            str(one.step + 1),
+            one.cause,
+            milliseconds(one.stall_s),
+            _again(one),
+            "; ".join(one.found) or "-",
+        ]
+        for one in report.healings[:MOST_ROWS]
+    ]
+    header = ["time", "from step", "found", "stall ms", "recomputed", "damaged"]
+    note = "State that was not what had been announced; the same members brought it back from good copies."
+    return _section("Damage that was healed", note, _table(header, rows, left=(2, 5)))
 
 
 def _changes(report: Report) -> Markup:
@@ -265,7 +289,9 @@ def _evidence(report: Report) -> Markup:
     ]
     if notes:
         pieces.append(
-            _fold("Errors and checkpoints", _table(["time", "kind", "rank", ""], notes[:MOST_ROWS], left=(1, 3)))
+            _fold(
+                "Errors, damage and checkpoints", _table(["time", "kind", "rank", ""], notes[:MOST_ROWS], left=(1, 3))
+            )
         )
     return _section("Evidence", "What the events prove, counted from every rank's own commits.", *pieces)
 

@@ -34,7 +34,8 @@ class Recovery:
         redo_s: from the end of the last phase to its next commit: the interrupted step, computed again.
         mttr_s: sum of `phases_s` and `redo_s`; None when no survivor has committed a step since.
         stall_s: `mttr_s` less a median healthy step.
-        recomputed: micro-batches that were computed again, over all workers.
+        recomputed: micro-batches that were computed again, in whole or in part, over all workers.
+        recomputed_share: that work as a share of the work of a step; all that the lost were to do counts as done.
         bytes_moved: received by all workers.
         plan: the plan's reason.
         superseded_by: epoch of a later recovery that began before this one led to a commit.
@@ -54,6 +55,7 @@ class Recovery:
     mttr_s: float | None
     stall_s: float | None
     recomputed: int
+    recomputed_share: float
     bytes_moved: int
     plan: str
     superseded_by: int | None
@@ -75,6 +77,29 @@ class Change:
     stall_s: float | None
     bytes_moved: int
     plan: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healing:
+    """State that was found damaged, and brought back from good copies by the same members.
+
+    Attributes:
+        step: that the job went on after; older than the last committed one when no good copy of that was left.
+        cause: what was found, in words.
+        found: what was damaged, and at which rank.
+        stall_s: as in `Change`.
+        recomputed, recomputed_share: as in `Recovery`.
+    """
+
+    t: float
+    epoch: int
+    step: int
+    cause: str
+    found: tuple[str, ...]
+    stall_s: float | None
+    recomputed: int
+    recomputed_share: float
+    bytes_moved: int
 
 
 def recoveries(history: History) -> tuple[Recovery, ...]:
@@ -103,6 +128,33 @@ def changes(history: History) -> tuple[Change, ...]:
     )
 
 
+def healings(history: History) -> tuple[Healing, ...]:
+    """Every time that damage was healed, in order of time."""
+    commits_of = commits_by_worker(history.commits)
+    groups: dict[tuple[int, int], list[Recovered]] = {}
+    for epoch, group in _rounds(history.recovered).items():
+        for number, members in enumerate(group[1:]):
+            groups[epoch, number] = members
+    return tuple(_healing(history, group, commits_of) for group in groups.values())
+
+
+def _healing(history: History, group: Sequence[Recovered], commits_of: Mapping[str, Sequence[Commit]]) -> Healing:
+    stalls = [stall for one in group if (stall := _gap_s(commits_of.get(one.worker_id, ()), one)) is not None]
+    start, end = min(one.t - sum(one.phases_s.values()) for one in group), max(one.t for one in group)
+    notes = [note for note in history.notes if note.kind == "damage" and start <= note.t <= end]
+    return Healing(
+        t=min(one.t for one in group),
+        epoch=group[0].epoch,
+        step=group[0].step,
+        cause=group[0].cause,
+        found=tuple(sorted({f"rank {note.rank}: {note.text}" for note in notes})),
+        stall_s=max(stalls, default=None),
+        recomputed=sum(one.recomputed for one in group),
+        recomputed_share=max(one.recomputed_share for one in group),
+        bytes_moved=sum(one.bytes_moved for one in group),
+    )
+
+
 def commits_by_worker(commits: Iterable[Commit]) -> dict[str, list[Commit]]:
     """Each worker's commits, in the order given."""
     found: dict[str, list[Commit]] = {}
@@ -125,9 +177,19 @@ def healthy_step_s(own: Sequence[Commit], before_t: float) -> float | None:
 
 
 def _by_epoch(recovered: Iterable[Recovered]) -> dict[int, list[Recovered]]:
-    groups: dict[int, list[Recovered]] = {}
+    """How each view was entered."""
+    return {epoch: rounds[0] for epoch, rounds in _rounds(recovered).items()}
+
+
+def _rounds(recovered: Iterable[Recovered]) -> dict[int, list[list[Recovered]]]:
+    """Per view, who told of entering it, and then of every time that its members healed damage."""
+    groups: dict[int, list[list[Recovered]]] = {}
+    seen: dict[tuple[int, str], int] = {}
     for one in recovered:
-        groups.setdefault(one.epoch, []).append(one)
+        number = seen[one.epoch, one.worker_id] = seen.get((one.epoch, one.worker_id), -1) + 1
+        rounds = groups.setdefault(one.epoch, [])
+        rounds.extend([] for _ in range(number + 1 - len(rounds)))
+        rounds[number].append(one)
     return groups
 
 
@@ -168,6 +230,7 @@ def _recovery(
         mttr_s=mttr_s,
         stall_s=None if mttr_s is None or step_s is None else mttr_s - step_s,
         recomputed=sum(one.recomputed for one in group),
+        recomputed_share=max(one.recomputed_share for one in group),
         bytes_moved=sum(one.bytes_moved for one in group),
         plan=next((one.plan for one in told if one.plan), ""),
         superseded_by=_superseded_by(history.recovered, slowest, committed_t),

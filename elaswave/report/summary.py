@@ -10,7 +10,7 @@ from typing import Any
 from elaswave.events import Phase
 from elaswave.report.compare import Comparison, compare
 from elaswave.report.facts import History
-from elaswave.report.mttr import Change, Recovery, changes, recoveries
+from elaswave.report.mttr import Change, Healing, Recovery, changes, healings, recoveries
 from elaswave.report.steps import Ledger, Rate, ledger, median_rate_by_epoch, rate_around, rates
 
 SCHEMA = 1
@@ -30,6 +30,7 @@ class Report:
     rates: tuple[Rate, ...]
     recoveries: tuple[Recovery, ...]
     changes: tuple[Change, ...]
+    healings: tuple[Healing, ...]
     comparison: Comparison | None
     reference: Ledger | None
 
@@ -90,6 +91,7 @@ def report_build(history: History, reference: History | None = None) -> Report:
         rates=rates(accounts.steps),
         recoveries=recoveries(history),
         changes=changes(history),
+        healings=healings(history),
         comparison=compare(history, reference) if reference is not None else None,
         reference=ledger(reference) if reference is not None else None,
     )
@@ -98,6 +100,7 @@ def report_build(history: History, reference: History | None = None) -> Report:
 def as_json(report: Report) -> dict[str, Any]:
     """`report.json` as plain values: numbers that JSON does not have become null."""
     history, accounts = report.history, report.ledger
+    shares = [one.recomputed_share for one in report.recoveries]
     values = {
         "schema": SCHEMA,
         "name": history.name,
@@ -114,8 +117,14 @@ def as_json(report: Report) -> dict[str, Any]:
             "max_s": max(report.mttrs_s, default=None),
             "n": len(report.mttrs_s),
         },
+        "recomputed_share": {
+            "median": median(shares) if shares else None,
+            "max": max(shares, default=None),
+            "n": len(shares),
+        },
         "recoveries": [_recovery(report, one) for one in report.recoveries],
         "changes": [_relative(asdict(one), history.started_t) for one in report.changes],
+        "healings": [_relative(asdict(one), history.started_t) for one in report.healings],
         "members": [_relative(asdict(one), history.started_t) for one in history.members],
         "views": [_relative(asdict(one), history.started_t) for one in history.views],
         "faults": [_relative(asdict(one), history.started_t) for one in history.faults],

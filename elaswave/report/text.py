@@ -8,7 +8,7 @@ from elaswave.report.mttr import Recovery
 WORTH_TELLING_S = 0.0005
 """Phases that were shorter are left out of the one line about a recovery."""
 
-HEADER = ("view", "lost", "why", "step", *(str(phase) for phase in Phase), "redo", "MTTR ms")
+HEADER = ("view", "lost", "why", "step", "again", *(str(phase) for phase in Phase), "redo", "MTTR ms")
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -30,14 +30,20 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min"
 
 
+def percent(share: float) -> str:
+    """A share in percent, with its sign."""
+    return f"{100 * share:.0f} %"
+
+
 def recovery_rows(recoveries: Sequence[Recovery]) -> list[tuple[str, ...]]:
-    """One row per recovery, in the columns of `HEADER`; phases in milliseconds."""
+    """One row per recovery, in the columns of `HEADER`: phases in milliseconds, work done again in percent."""
     return [
         (
             str(one.epoch),
             " ".join(f"rank {rank}" for rank in one.lost_ranks),
             one.cause,
             str(one.step + 1),
+            percent(one.recomputed_share),
             *(milliseconds(one.phases_s.get(str(phase))) for phase in Phase),
             milliseconds(one.redo_s),
             milliseconds(one.mttr_s),

@@ -19,14 +19,15 @@ def config_toml(config: Mapping[str, Any]) -> str:
 
 def faults_toml(faults: Sequence[Fault]) -> str:
     """The faults of a run as a scenario: those done together in one entry."""
-    groups: dict[tuple[str, int | None, str | None], list[int]] = {}
+    groups: dict[tuple[str, int | None, str | None, tuple[tuple[str, str | int], ...]], list[int]] = {}
     for fault in faults:
         if fault.rank is not None:
-            groups.setdefault((fault.what, fault.step, fault.phase), []).append(fault.rank)
+            groups.setdefault((fault.what, fault.step, fault.phase, tuple(fault.flip.items())), []).append(fault.rank)
     parts = []
-    for (what, step, phase), ranks in groups.items():
+    for (what, step, phase, flip), ranks in groups.items():
         lines = ["[[fault]]", f"what = {_toml(what)}", f"ranks = {_toml(sorted(set(ranks)))}", f"step = {step or 1}"]
-        parts.append("\n".join(lines + ([f"phase = {_toml(phase)}"] if phase else [])))
+        lines += [f"phase = {_toml(phase)}"] if phase else []
+        parts.append("\n".join(lines + [f"{key} = {_toml(value)}" for key, value in flip]))
     return "\n\n".join(parts) + "\n"
 
 

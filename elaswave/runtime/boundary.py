@@ -1,5 +1,6 @@
 """Between two steps: let workers go that leave, enter a view in which nobody was lost, and end the job."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from elaswave.clock import Deadline
@@ -22,6 +23,20 @@ def end_attempt(job: "Job") -> None:
         elif (target := _coming(job)) is not None:
             job.holding.pool.finish()  # everyone enters the next view with all copies whole
             recover(job, cause=target.reason, target=target)
+    except PeerLost:
+        recover(job, cause="lost")
+
+
+def replan(job: "Job", costs: Sequence[float]) -> None:
+    """Between two steps: share the layers out anew; nobody comes or goes, and no link is touched.
+
+    Args:
+        costs: of the layers' forwards; every member calls this after the same step, with the same ones.
+    """
+    job.trainee.stage.layers.weigh(costs)
+    try:
+        job.holding.pool.finish()
+        recover(job, cause="other costs of layers", target=job.view, calm=True)
     except PeerLost:
         recover(job, cause="lost")
 

@@ -45,7 +45,7 @@ class ModelHandle:
         if tuple(micro_batches) != job.micro_batches():
             raise ValueError(f"micro-batches {tuple(micro_batches)}: the attempt offers {job.micro_batches()}")
         self.stage.drop_passes()
-        Executor(self.stage, job.world(), job.step + 1, job.stage, job.look_up).run(job.operations)
+        Executor(self.stage, job.world(), job.step + 1, job.stage, job.look_up, job.spent).run(job.operations)
         return sum(self.losses.values())
 
 

@@ -8,8 +8,10 @@ import torch
 from elaswave.block import Slot
 from elaswave.communicator.group import Group
 from elaswave.config import Config, SnapshotMode
+from elaswave.memory import allocate
 from elaswave.pipeline.stage import Stage
 from elaswave.planner.plan import Plan
+from elaswave.runtime.proofs import Proof, prove
 from elaswave.snapshot import ring
 from elaswave.snapshot.copy import Copy, ReplayCopy, StateCopy
 from elaswave.snapshot.pool import Pool
@@ -18,6 +20,9 @@ from elaswave.zero.layout import Bucket, Layout, Range, cut
 from elaswave.zero.optimizer import ShardedOptimizer
 from elaswave.zero.remap import Part
 from elaswave.zero.schema import Make, Schema
+
+SPARE = 4
+"""Of the memory of a gradient, one part in so many is kept free for a larger shard; pages not used cost nothing."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,6 +80,21 @@ class Holding:
         """Digest of a shard as it is here now."""
         return digest(self.layout.ranges(shard), self.state(shard, version).tensors)
 
+    def prove(self, version: int, stage: Stage) -> Proof:
+        """Digests of the own shard, and of the weights that it makes."""
+        return prove(self.part(self.index, version), stage.layers.table.unit_bounds, stage.weights.dtype)
+
+    def damaged_copies(self, version: int) -> list[int]:
+        """Shards whose copy here is not what its owner announced; one that is not here at that version is not."""
+        known = self.digests.get(version)
+        whole = [shard for shard, copy in self.pool.copies.items() if version in copy.versions]
+        return [shard for shard in whole if known is not None and self.digest(shard, version) != known[shard]]
+
+    def make_room(self) -> None:
+        """Use memory for the first time, which takes long, while nobody waits for it."""
+        self.optimizer.make_room()
+        self.pool.make_room()
+
     def record(self, version: int, digests: Sequence[int]) -> None:
         """Keep the announced digests of the last versions."""
         self.digests[version] = tuple(digests)
@@ -83,9 +103,22 @@ class Holding:
 
 
 def make_holding(
-    *, config: Config, plan: Plan, number: int, worker_id: str, group: Group, stage: Stage, make: Make, schema: Schema
+    *,
+    config: Config,
+    plan: Plan,
+    number: int,
+    worker_id: str,
+    group: Group,
+    stage: Stage,
+    make: Make,
+    schema: Schema,
+    before: Holding | None = None,
 ) -> Holding:
-    """Room for this worker's shard and copies in the layout of `plan`; still without content."""
+    """Room for this worker's shard and copies in the layout of `plan`; still without content.
+
+    Args:
+        before: the holding that it follows, whose `reduced` is not needed any more.
+    """
     layout = layout_of(config, stage, [(bucket.units, bucket.members) for bucket in plan.buckets], len(plan.worker_ids))
     index = plan.index_of(worker_id)
     decayed = [(start, stop) for start, stop, decay in stage.layers.table.decay_spans() if decay]
@@ -116,8 +149,18 @@ def make_holding(
         layout=layout,
         optimizer=make_optimizer(index),
         pool=pool,
-        reduced=torch.empty(layout.size(index), dtype=stage.gradients.dtype),
+        reduced=_room(layout.size(index), stage.gradients.dtype, before),
     )
+
+
+def _room(num_elements: int, dtype: torch.dtype, before: Holding | None) -> torch.Tensor:
+    """Where a gradient arrives: where the last one did, if there is room."""
+    memory = torch.empty(0, dtype=dtype)
+    if before is not None and before.reduced.dtype == dtype:
+        memory.set_(before.reduced.untyped_storage())
+    if memory.numel() < num_elements:
+        memory = allocate(num_elements + num_elements // SPARE, dtype)
+    return memory[:num_elements]
 
 
 def layout_of(config: Config, stage: Stage, buckets: Sequence[Bucket], num_shards: int) -> Layout:

@@ -20,6 +20,7 @@ from elaswave.numerics import pin_threads
 from elaswave.pipeline.buckets import Key
 from elaswave.pipeline.layers import LossSum
 from elaswave.pipeline.schedule import Operation
+from elaswave.pipeline.spent import Spent
 from elaswave.planner.plan import Plan, Task
 from elaswave.runtime.attempt import Attempt
 from elaswave.runtime.boundary import farewell
@@ -38,11 +39,12 @@ from elaswave.runtime.views import interrupting
 from elaswave.runtime.vote import Vote
 from elaswave.runtime.work import Work
 from elaswave.snapshot.ring import Holding as Offer
-from elaswave.snapshot.verify import combine
+from elaswave.snapshot.verify import combine, digest
 from elaswave.topology import View
 from elaswave.zero.schema import Make
 
-Probe = Callable[[int, str], None]
+Probe = Callable[[int, str, "Job"], None]
+"""Called with (step, point, job) at every stage of a step and phase of a recovery; may hurt what the job holds."""
 DAMAGES_MAX = 3
 """How often the state of one step is restored because it is damaged, before the job gives up."""
 GENERATION_BITS = 8
@@ -55,7 +57,7 @@ def join(config: Config, *, recorder: Recorder | None = None, probe: Probe | Non
     Args:
         config: the whole run; the same on every worker.
         recorder: receives events; none are written without one.
-        probe: called with (step, point) at every stage of a step and phase of a recovery.
+        probe: see `Probe`; nothing is hurt without one.
 
     Raises:
         AuthenticationError: this process does not know the job's secret.
@@ -74,7 +76,7 @@ def join(config: Config, *, recorder: Recorder | None = None, probe: Probe | Non
         timeout_s=elastic.collective_timeout_s,
         on_broken=agent.suspect,
     )
-    return Job(config, agent, mesh, recorder or Recorder(), probe or (lambda step, point: None))
+    return Job(config, agent, mesh, recorder or Recorder(), probe or (lambda step, point, job: None))
 
 
 class Job:
@@ -93,7 +95,9 @@ class Job:
         migration: what is on its way into the layout of `plan`.
         pending: vote, gradient norm and learning rate of the step that is being committed.
         leavers: indices of members that leave after the last committed step.
+        truth: per unit the digest of its weights after the last committed step; empty when nobody has told.
         agreed_epoch: every member has received the views up to here.
+        spent: what is known to have been computed of the open step, kept or not.
     """
 
     def __init__(self, config: Config, agent: Agent | SoloAgent, mesh: Mesh, recorder: Recorder, probe: Probe) -> None:
@@ -117,9 +121,11 @@ class Job:
         self._before: Holding | None = None
         self._migration: Migration | None = None
         self._state_digest = 0
+        self.truth: tuple[int, ...] = ()
         self._work = Work()
         self._keeps_sums = self._computing = False
         self._damages: list[int] = []
+        self.spent = Spent()
         self._step_began_s = 0.0
         agent.on_view = self._on_view
         if (control := agent.fileno()) is not None:
@@ -282,7 +288,7 @@ class Job:
 
     def _reach(self, point: Stage | Phase) -> None:
         self.agent.progress(self.step, str(point))
-        self._probe(self.step + 1, str(point))
+        self._probe(self.step + 1, str(point), self)
 
     # -- the life of a step ------------------------------------------------------------------------------------
 
@@ -301,6 +307,39 @@ class Job:
         if self.migration.pending:
             return self.migration.digest
         return self.holding.digest(self.holding.index, self.step) if self.config.snapshot.verify else 0
+
+    def damages(self) -> tuple[int, int]:
+        """Units of the weights that the step was computed with, and copies, that are not what was committed."""
+        snapshot, weights = self.config.snapshot, self.trainee.stage.weights
+        scrubbed = snapshot.scrub_steps and self.step % snapshot.scrub_steps == 0 and not self.migration.pending
+        return (
+            len(weights.damaged(self.step, self.truth, digest)) if snapshot.verify_weights else 0,
+            len(self.holding.damaged_copies(self.step)) if scrubbed else 0,
+        )
+
+    def check_vote(self, vote: Vote) -> None:
+        """What all members begin the step from, and computed it with, is what was committed.
+
+        Raises:
+            Damaged: it is not; every member finds the same.
+        """
+        self.check_state(vote.digests)
+        if vote.damaged_weights:
+            raise self._damage(f"{vote.damaged_weights} units of the weights of step {self.step} are damaged")
+        if vote.damaged_copies:
+            raise self._damage(f"{vote.damaged_copies} copies of shards of step {self.step} are damaged")
+
+    def check_commit(self, rows: Sequence[Sequence[int]]) -> None:
+        """No member has made its new version from a shard that was damaged after the vote.
+
+        Args:
+            rows: see `commit`.
+
+        Raises:
+            Damaged: one has, and has taken its version back; every member finds the same.
+        """
+        if wrong := [shard for shard, row in enumerate(rows) if row[4]]:
+            raise self._damage(f"the live state of shards {wrong} of step {self.step} was damaged after the vote")
 
     def check_state(self, digests: tuple[int, ...]) -> None:
         """What all members begin the step from is what was committed; a new layout is proved whole by that.
@@ -330,13 +369,14 @@ class Job:
         """Name the new version the current one, everywhere or nowhere: nothing in here waits for anybody.
 
         Args:
-            rows: per member the digest of its shard, its newest epoch, whether it leaves, and whether it is still
-                writing a checkpoint.
+            rows: per member the digest of its shard, its newest epoch, whether it leaves, whether it is still writing
+                a checkpoint, whether its shard was damaged, and per unit its part of the digest of the weights.
         """
         held, step = self.holding, self.step + 1
         held.optimizer.commit()
         self.trainee.stage.select(step)
         held.record(step, [unsigned(row[0]) for row in rows])
+        self.truth = tuple(combine(column) for column in list(zip(*rows, strict=True))[5:])
         self.agreed_epoch = min(row[1] for row in rows)
         self.leavers = [i for i, row in enumerate(rows) if row[2]]
         self._before = None
@@ -351,7 +391,7 @@ class Job:
         held.pool.start(held.optimizer.state(), gradient=held.optimizer.gradient, lr=self.pending[2])
         self.checkpoints.after(self, step, busy=any(row[3] for row in rows))
 
-    def _announce(self, step: int, digest: int) -> None:
+    def _announce(self, step: int, state_digest: int) -> None:
         """The step counts: write it down, with the micro-batches whose loss this worker computed."""
         assert self.pending is not None
         vote, norm, lr = self.pending
@@ -364,18 +404,22 @@ class Job:
             norm=norm,
             lr=lr,
             tokens=self.trainee.stage.tokens_per_step,
-            digest=f"{digest:016x}",
+            digest=f"{state_digest:016x}",
             micro_batches=sorted(self.trainee.losses),
             counted=len(vote.losses),
             step_s=self.recorder.clock.monotonic() - self._step_began_s,
         )
         self.trainee.stage.gradients.forget_records()
         self._keeps_sums = self._computing = False
+        self.spent = Spent()
 
     # -- the life of a recovery --------------------------------------------------------------------------------
 
     def follow(self, plan: Plan) -> None:
         """Enter a plan; what was being computed in the one before is remembered for what can be kept of it."""
+        assert self.view is not None
+        if self._computing:
+            self.spent.merge(self._work.of_lost(self.view.worker_ids()))
         self.plan = plan
 
     def next_layout(self) -> int:
@@ -384,13 +428,10 @@ class Job:
         first = self.entered_epoch << GENERATION_BITS
         return max(first, before + 1)
 
-    def begun(self) -> list[int]:
-        """Micro-batches of the open step that this worker, or a member that is gone, may have begun to compute."""
-        assert self.view is not None
-        return self._work.begun(self.agent.worker_id, self.view.worker_ids()) if self._computing else []
-
     def release_copies(self) -> None:
-        """End shipping that will not complete; copies that have arrived count."""
+        """End shipping and migration that will not complete; copies that have arrived count."""
+        if self._migration is not None:
+            self._migration.abandon()
         for held in self.holdings():
             held.pool.settle()
 
@@ -402,12 +443,14 @@ class Job:
             self._before = self._held
         self._held, self._migration = restored.held, restored.migration
         self._state_digest = restored.digest
+        self.truth = restored.truth
         self.step = restored.version
         self.trainee.stage.select(restored.version)
         self.settled = True
         self.seen = [view for view in self.seen if view.epoch > self.entered_epoch]
         self._computing = False
         self._keeps_sums = not restored.salvage.forget
+        self.spent = restored.salvage.spent
         self._take_up(restored.salvage.tasks)
 
     def _take_up(self, tasks: tuple[Task, ...]) -> None:
@@ -427,6 +470,11 @@ class Job:
 
     def report_corrupt(self, offer: Offer) -> None:
         what = "own shard" if offer.owner else "copy of shard"
-        self.recorder.emit(
-            Kind.ERROR, message=f"{what} {offer.shard} of step {offer.version} is not what was announced; not used"
-        )
+        message = f"{what} {offer.shard} of step {offer.version} is not what was announced; not used"
+        self.recorder.emit(Kind.ERROR, message=message, damaged=what, shard=offer.shard, step=offer.version)
+
+    def report_damaged_weights(self, unit: int, version: int) -> None:
+        table = self.trainee.stage.layers.table
+        names = ", ".join(parameter.name for parameter in table.of_unit(unit)[:1])
+        message = f"weights of unit {unit} ({names}, ...) of step {version} are not what the shards say; not used"
+        self.recorder.emit(Kind.ERROR, message=message, damaged="weights", unit=unit, step=version)

@@ -5,15 +5,22 @@ weights and optimizer state stream while the interrupted step is computed. Until
 all of it has arrived, the old layout stays whole and is what a further fault goes back to.
 """
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import torch
 
 from elaswave.block import Scalars
+from elaswave.clock import SYSTEM
 from elaswave.runtime.holding import Holding
 from elaswave.zero.remap import Remap
 
 
 class Migration:
     """One worker's part.
+
+    What is copied on this worker, and memory that is used for the first time, is left to a thread of its own; messages
+    are the main thread's.
 
     Args:
         held: the new layout, to be filled.
@@ -23,10 +30,12 @@ class Migration:
         sums: brings the parts of the open step's gradient that members hold of layers which they do not compute any
             more; None when there are none.
         extra: where they are added up, as long as the shard.
+        weight_bytes: weights that came here beforehand, from other workers.
 
     Attributes:
         pending: the shard is not whole yet, or not everybody knows that all are.
         digest: of the shard as it arrived.
+        waited_s: how long training has waited in `finish`.
     """
 
     def __init__(
@@ -37,21 +46,48 @@ class Migration:
         shards: Remap | None = None,
         sums: Remap | None = None,
         extra: torch.Tensor | None = None,
+        weight_bytes: int = 0,
     ) -> None:
+        self.weight_bytes = weight_bytes
         self._held, self._version, self._scalars = held, version, scalars
         self._shards, self._sums, self._extra = shards, sums, extra
-        self.pending, self.digest = True, 0
+        self.pending, self.digest, self.waited_s = True, 0, 0.0
         self._arrived = False
+        self._thread: ThreadPoolExecutor | None = None
+        self._jobs: list[Future[None]] = []
+        self._packed: Future[None] | None = None
+        self._taken: Future[None] | None = None
 
     @property
     def bytes_received(self) -> int:
         """From other workers, when all has arrived."""
         return sum(remap.bytes_received for remap in (self._shards, self._sums) if remap is not None)
 
+    def begin(self) -> None:
+        """Ask for what is to come, and begin to copy."""
+        if self._shards is not None:
+            self._shards.ask()
+            self._packed = self._behind(self._shards.pack)
+            self._behind(self._shards.keep)
+        self._behind(self._held.make_room)
+
     def progress(self) -> None:
         """Take in what has arrived, without waiting."""
-        if not self._arrived and (self._shards is None or self._shards.ready):
-            self.finish()
+        if not self._arrived and self._goes_on():
+            self._settle()
+
+    def _goes_on(self) -> bool:
+        """Do what can be done without waiting; whether the shard has arrived and everything is copied."""
+        if self._shards is not None:
+            if self._packed is not None and self._packed.done():
+                self._send()
+            if self._packed is not None:
+                return False
+            if self._taken is None and self._shards.ready:
+                self._taken = self._behind(self._take)
+            if self._taken is None:
+                return False
+        return all(job.done() for job in self._jobs)
 
     def finish(self) -> None:
         """Wait for the shard, and begin to make its copies.
@@ -61,12 +97,54 @@ class Migration:
         """
         if self._arrived:
             return
+        start = SYSTEM.monotonic()
         if self._shards is not None:
-            self._shards.finish()
-            assert self._scalars is not None
-            self._held.optimizer.adopt(self._version, self._scalars)
-        self._arrived = True
+            if self._packed is not None:
+                self._packed.result()
+                self._send()
+            self._shards.wait()
+            if self._taken is None:
+                self._taken = self._behind(self._take)
+        self._settle()
+        self.waited_s += SYSTEM.monotonic() - start
+
+    def abandon(self) -> None:
+        """Give up, after a member was lost: nothing is written any more once this returns."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._thread = None
+
+    def _behind(self, work: Callable[[], None]) -> Future[None]:
+        """Let the thread do something after what it was given before."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "migration")
+        self._jobs.append(self._thread.submit(work))
+        return self._jobs[-1]
+
+    def _send(self) -> None:
+        assert self._shards is not None
+        assert self._packed is not None
+        self._packed.result()
+        self._shards.send()
+        self._packed = None
+
+    def _take(self) -> None:
+        assert self._shards is not None
+        assert self._scalars is not None
+        self._shards.take()
+        self._held.optimizer.adopt(self._version, self._scalars)
         self.digest = self._held.digest(self._held.index, self._version)
+
+    def _settle(self) -> None:
+        """Everything is here, or is being copied."""
+        for job in self._jobs:
+            job.result()
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+        if self._shards is None:
+            self.digest = self._held.digest(self._held.index, self._version)
+        self._arrived = True
         self._held.pool.establish(self._held.optimizer.state())
 
     def add_sums(self, reduced: torch.Tensor) -> None:

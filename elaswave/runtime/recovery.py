@@ -21,12 +21,13 @@ SLACK_S = 10.0
 """A paused job is ended by the coordinator; workers wait a little longer than it does."""
 
 
-def recover(job: "Job", *, cause: str, target: View | None = None) -> None:
+def recover(job: "Job", *, cause: str, target: View | None = None, calm: bool = False) -> None:
     """Enter the next view; begun again as often as a further member is lost on the way.
 
     Args:
         cause: why, for the report.
         target: the view to enter, when it is one that nobody is interrupted by; that of now to restore its state.
+        calm: nobody was lost and nothing is damaged; all members say so.
 
     Raises:
         Dismissed: the job was done before this worker could take part.
@@ -37,13 +38,15 @@ def recover(job: "Job", *, cause: str, target: View | None = None) -> None:
     job.settled = False
     while True:
         try:
-            _recover_once(job, before, cause, interrupted_at, target)
+            _recover_once(job, before, cause, interrupted_at, target, calm)
             return
         except PeerLost:
-            target = None
+            target, calm = None, False
 
 
-def _recover_once(job: "Job", before: View | None, cause: str, interrupted_at: float, target: View | None) -> None:
+def _recover_once(
+    job: "Job", before: View | None, cause: str, interrupted_at: float, target: View | None, calm: bool
+) -> None:
     """One try: detect, agree, plan, relink, restore, migrate, resume."""
     times: dict[str, float] = {}
     with job.phase(Phase.DETECT, times, since=interrupted_at):
@@ -56,19 +59,25 @@ def _recover_once(job: "Job", before: View | None, cause: str, interrupted_at: f
         plan = make_plan(job.config, before, view, profile_of(job.trainee.stage))
         job.follow(plan)
     with job.phase(Phase.RELINK, times):
-        if not same:
-            addresses = {member.worker_id: member.address for member in view.members}
-            job.mesh.edit(view.epoch, addresses, groups_of(plan, job.agent.worker_id))
+        groups = groups_of(plan, job.agent.worker_id)
+        if same:
+            job.mesh.regroup(groups)
+        else:
+            job.mesh.edit(view.epoch, {member.worker_id: member.address for member in view.members}, groups)
     with job.phase(Phase.RESTORE, times):
-        restored = restore(job)
-    with job.phase(Phase.MIGRATE, times):
-        # only begun, unless it is to be waited for: it goes on behind the next forward
-        restored.migration.progress()
-        if not job.config.elasticity.background_migration:
-            restored.migration.finish()
-    with job.phase(Phase.RESUME, times):
-        job.world().barrier()
-        job.resume(restored)
+        restored = restore(job, calm=calm)
+    try:
+        with job.phase(Phase.MIGRATE, times):
+            # only begun, unless it is to be waited for: it goes on behind the next forward
+            restored.migration.progress()
+            if not job.config.elasticity.background_migration:
+                restored.migration.finish()
+        with job.phase(Phase.RESUME, times):
+            job.world().barrier()
+            job.resume(restored)
+    except PeerLost:
+        restored.migration.abandon()
+        raise
     job.recorder.emit(
         Kind.RECOVERY,
         epoch=view.epoch,

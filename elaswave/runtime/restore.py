@@ -5,7 +5,6 @@ to the old.
 """
 
 import contextlib
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from elaswave.runtime.checkpoints import load
 from elaswave.runtime.exchange import gather_json, signed, unsigned
 from elaswave.runtime.holding import Holding, layout_of, make_holding
 from elaswave.runtime.migration import Migration
+from elaswave.runtime.proofs import prove
 from elaswave.runtime.salvage import Salvage
 from elaswave.runtime.survey import Survey, take
 from elaswave.snapshot.ring import Decision, Lost, choose
@@ -68,26 +68,30 @@ class Restored:
         held: the new layout, on its way to be filled.
         version: step after which the state was so.
         digest: of the whole state.
+        truth: per unit the digest of its weights.
         migration: what is on its way.
         salvage: what is left to compute of the step after `version`.
-        weight_bytes: received by this worker before it could go on.
     """
 
     held: Holding
     version: int
     digest: int
+    truth: tuple[int, ...]
     migration: Migration
     salvage: Salvage
-    weight_bytes: int = 0
 
     @property
     def bytes_moved(self) -> int:
         """Received by this worker, what is on its way included."""
-        return self.weight_bytes + self.migration.bytes_received
+        return self.migration.weight_bytes + self.migration.bytes_received
 
 
-def restore(job: "Job") -> Restored:
+def restore(job: "Job", *, calm: bool = False) -> Restored:
     """Get this worker what it needs to go on in the new layout.
+
+    Args:
+        calm: nobody was lost and nothing is damaged as far as all members know, who all say so; then the next vote,
+            which proves the whole state in any case, does so without digests before it.
 
     Raises:
         PeerLost: a further member was lost.
@@ -106,42 +110,48 @@ def restore(job: "Job") -> Restored:
         stage=stage,
         make=job.optimizer.make,
         schema=job.optimizer.schema,
+        before=next(iter(job.holdings()), None),
     )
-    survey, origin, truth = _agree(job, held)
+    survey, origin, truth = _agree(job, held, calm)
     index = job.plan.index_of(job.agent.worker_id)
-    left = salvage.plan(job, survey, origin.version)
+    spoiled = not calm and _check_weights(job, origin.version, truth)
+    left = salvage.plan(job, survey, origin.version, spoiled=spoiled)
     if left.forget:
         stage.gradients.begin()
     stage.hold(
         job.plan.layers[index], [bucket.units for bucket in job.plan.buckets if index in bucket.members], origin.version
     )
-    weight_bytes, aside = _fetch_weights(job, origin, truth)
+    weight_bytes, aside = _fetch_weights(job, origin)
     assert origin.announced is not None
     return Restored(
         held=held,
         version=origin.version,
         digest=origin.announced,
-        migration=_migrate(job, held, origin, aside),
+        truth=truth,
+        migration=_migrate(job, held, origin, aside, weight_bytes),
         salvage=left,
-        weight_bytes=weight_bytes,
     )
 
 
-def _agree(job: "Job", held: Holding) -> tuple[Survey, Origin, Sequence[int]]:
+def _agree(job: "Job", held: Holding, calm: bool) -> tuple[Survey, Origin, tuple[int, ...]]:
     """What to restore, and per unit the digest that its weights must have; damaged holdings are found and left out.
+
+    When all is calm nothing is digested anew: what was announced at the last commit is taken for true.
 
     Raises:
         CorruptState: what the members have is not what was announced, and nobody's part stands out.
     """
     bad: set[Offer] = set()
     while True:
-        survey = take(job, bad)
+        survey = take(job, held.number, bad)
         decision = choose(survey.offers)
         found = set[Offer]()
+        if calm and not isinstance(decision, Lost) and decision.version in survey.totals:
+            return survey, _origin(job, decision, survey), job.truth
         if isinstance(decision, Lost):
-            origin = _begin(job, held, decision)
+            origin = _begin(job, held, decision, survey)
         else:
-            found = _verify(job, decision) if job.config.snapshot.verify else found
+            found = _verify(job, decision, bad) if job.config.snapshot.verify else found
             origin = _origin(job, decision, survey)
         table = torch.tensor([len(found), *_served_digests(job, origin)], dtype=torch.int64)
         job.world().all_reduce(table)
@@ -154,18 +164,18 @@ def _agree(job: "Job", held: Holding) -> tuple[Survey, Origin, Sequence[int]]:
                 f"step {origin.version} was announced as {origin.announced:016x}, "
                 f"what is to be restored from {origin.name} is {unsigned(total):016x}"
             )
-        return survey, replace(origin, announced=unsigned(total)), truth
+        return survey, replace(origin, announced=unsigned(total)), tuple(map(unsigned, truth))
 
 
-def _verify(job: "Job", decision: Decision) -> set[Offer]:
-    """Own holdings of the decision whose content is not what its owner announced."""
+def _verify(job: "Job", decision: Decision, known: set[Offer]) -> set[Offer]:
+    """Own holdings of the decision whose content is not what its owner announced, beside those that are known."""
     bad = set()
     for held in job.holdings():
         recorded = held.digests.get(decision.version)
         if held.number != decision.layout_epoch or recorded is None:
             continue
         for offer in held.holdings():
-            if offer.version != decision.version:
+            if offer.version != decision.version or offer in known:
                 continue
             if held.digest(offer.shard, offer.version) != recorded[offer.shard]:
                 bad.add(offer)
@@ -173,15 +183,17 @@ def _verify(job: "Job", decision: Decision) -> set[Offer]:
     return bad
 
 
-def _begin(job: "Job", held: Holding, lost: Lost) -> Origin:
+def _begin(job: "Job", held: Holding, lost: Lost, survey: Survey) -> Origin:
     """Nobody has anything: the first step of the job, or its checkpoint, unless it had begun before."""
     assert job.plan is not None
     if lost.layout_epoch is not None and job.began:
         with contextlib.suppress(PeerLost):  # nobody goes before all have come to the same conclusion
             job.world().barrier()
+        why = f"more members died at once than snapshot.copies = {job.config.snapshot.copies} can make up for"
+        if survey.damaged:
+            why = f"and damaged: {', '.join(survey.damaged)}"
         raise Unrecoverable(
-            f"shards {list(lost.shards)} of step {lost.version} are gone with all their copies; "
-            f"more members died at once than snapshot.copies = {job.config.snapshot.copies} can make up for. "
+            f"shards {list(lost.shards)} of step {lost.version} are gone with all their copies; {why}. "
             f"{job.checkpoints.advice()}"
         )
     if job.began:
@@ -218,10 +230,12 @@ def _initial(job: "Job", held: Holding) -> torch.Tensor:
 
 
 def _origin(job: "Job", decision: Decision, survey: Survey) -> Origin:
-    layout = layout_of(job.config, job.trainee.stage, survey.layouts[decision.layout_epoch], len(decision.holders))
     source = next((held for held in job.holdings() if held.number == decision.layout_epoch), None)
     parts: dict[int, Part] = {}
-    if source is not None:
+    if source is None:
+        layout = layout_of(job.config, job.trainee.stage, survey.layouts[decision.layout_epoch], len(decision.holders))
+    else:
+        layout = source.layout
         shards = {offer.shard for offer in source.holdings() if offer.version == decision.version}
         parts = {shard: source.part(shard, decision.version) for shard in shards}
     return Origin(
@@ -244,23 +258,32 @@ def _served_digests(job: "Job", origin: Origin) -> list[int]:
     Those of all servers add up to the digests of the whole.
     """
     stage = job.trainee.stage
-    starts = [start for start, _ in stage.layers.table.unit_bounds]
-    state, found = 0, [0] * len(starts)
-    for shard, server in enumerate(origin.servers):
-        if server != job.agent.worker_id:
-            continue
-        part = origin.parts[shard]
-        state += digest(part.ranges, part.tensors)
-        master, local = part.tensors["master"], 0
-        for start, stop in part.ranges:
-            unit = bisect_right(starts, start) - 1
-            weights = master[local : local + stop - start].to(stage.weights.dtype)
-            found[unit] += digest(((start, stop),), {"master": weights})
-            local += stop - start
-    return [signed(combine([value])) for value in (state, *found)]
+    bounds, dtype = stage.layers.table.unit_bounds, stage.weights.dtype
+    proofs = [
+        prove(origin.parts[shard], bounds, dtype)
+        for shard, server in enumerate(origin.servers)
+        if server == job.agent.worker_id
+    ]
+    units = [combine(proof.units[unit] for proof in proofs) for unit in range(len(bounds))]
+    return [signed(value) for value in (combine(proof.state for proof in proofs), *units)]
 
 
-def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[int, dict[str, list[int]]]:
+def _check_weights(job: "Job", version: int, truth: Sequence[int]) -> bool:
+    """Give up weights here that are damaged; tells whether any member has found some.
+
+    Whatever was computed with them is spoiled, and in a pipeline what others have computed from that.
+    """
+    weights = job.trainee.stage.weights
+    wrong = weights.damaged(version, truth, digest)
+    weights.give_up(wrong, version)
+    for unit in wrong:
+        job.report_damaged_weights(unit, version)
+    total = torch.tensor([len(wrong)])
+    job.world().all_reduce(total)
+    return bool(total.item())
+
+
+def _fetch_weights(job: "Job", origin: Origin) -> tuple[int, dict[str, list[int]]]:
     """Give every member the weights that it lacks, from the master weights of the old shards.
 
     Returns:
@@ -270,11 +293,7 @@ def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[in
     stage = job.trainee.stage
     weights, bounds = stage.weights, stage.layers.table.unit_bounds
     weights.active = weights.slot_of(origin.version)
-    lacking = [
-        unit
-        for unit in weights.buckets.units
-        if bounds[unit][0] < bounds[unit][1] and weights.digest(unit, origin.version, digest) != unsigned(truth[unit])
-    ]
+    lacking = weights.lacking(origin.version)
     rows = gather_json(job.world(), [lacking, sorted(stage.gradients.aside)])
     aside = {worker_id: row[1] for worker_id, row in zip(job.plan.worker_ids, rows, strict=True)}
     wanted = {
@@ -290,7 +309,7 @@ def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[in
     remap = Remap(job.world(), plan, origin.parts, target, kinds=kinds, tag=WEIGHTS_TAG)
     remap.start().finish()
     at = 0
-    for unit in sorted(lacking):
+    for unit in lacking:
         size = bounds[unit][1] - bounds[unit][0]
         weights.put(unit, target.tensors["master"][at : at + size], origin.version)
         at += size
@@ -300,13 +319,17 @@ def _fetch_weights(job: "Job", origin: Origin, truth: Sequence[int]) -> tuple[in
 # -- shards and sums: needed at the end of the step ------------------------------------------------------------
 
 
-def _migrate(job: "Job", held: Holding, origin: Origin, aside: Mapping[str, Sequence[int]]) -> Migration:
+def _migrate(
+    job: "Job", held: Holding, origin: Origin, aside: Mapping[str, Sequence[int]], weight_bytes: int
+) -> Migration:
     """Begin to fill the new shard, and to bring together the sums that members have set aside."""
     assert job.plan is not None
     shards = None
     if not origin.moved:
         plan = route(origin.layout, held.layout, origin.holders, job.plan.worker_ids)
         target = Part(ranges=held.layout.ranges(held.index), tensors=held.optimizer.staging().tensors)
-        shards = Remap(job.world(), plan, origin.parts, target).start()
+        shards = Remap(job.world(), plan, origin.parts, target)
     sums, extra = salvage.bring_together(job, held, aside, SUMS_TAG)
-    return Migration(held, origin.version, origin.scalars, shards, sums, extra)
+    migration = Migration(held, origin.version, origin.scalars, shards, sums, extra, weight_bytes)
+    migration.begin()
+    return migration

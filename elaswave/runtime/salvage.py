@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from elaswave.errors import CorruptState
+from elaswave.pipeline.spent import KINDS, Spent, again, everything
 from elaswave.planner.dataflow import retask
 from elaswave.planner.plan import Task
 from elaswave.runtime.holding import Holding
@@ -26,18 +27,26 @@ class Salvage:
     Attributes:
         tasks: to compute, over all members.
         forget: nothing in this worker's sums counts: they are of a step that has been taken back, or is over.
-        recomputed: micro-batches computed again of which this worker does the first part.
-        recomputed_share: work that is done a second time, as a share of the work of a step.
+        recomputed: micro-batches computed again, in whole or in part, of which this worker does the first part.
+        recomputed_share: work that is done a second time, as a share of the work of a step; what lost members were to
+            do counts as done, as nobody knows how far they came.
+        spent: what all members together have computed of the step, kept or not.
     """
 
     tasks: tuple[Task, ...]
     forget: bool
     recomputed: int
     recomputed_share: float
+    spent: Spent
 
 
-def plan(job: "Job", survey: Survey, version: int) -> Salvage:
+def plan(job: "Job", survey: Survey, version: int, *, spoiled: bool) -> Salvage:
     """Share out what no survivor has added up.
+
+    Args:
+        survey: what all members have told.
+        version: restored.
+        spoiled: the step was computed with damaged weights, so that nothing of it can be kept.
 
     Raises:
         CorruptState: two members have the same contribution.
@@ -47,7 +56,7 @@ def plan(job: "Job", survey: Survey, version: int) -> Salvage:
     me = job.plan.index_of(job.agent.worker_id)
     kept: dict[int, set[int]] = {task.micro_batch: set() for task in job.plan.tasks}
     for done in survey.done:
-        for micro_batch, spans in done.spans.items() if done.step == version else ():
+        for micro_batch, spans in done.spans.items() if done.step == version and not spoiled else ():
             layers = set(chain.from_iterable(range(start, stop) for start, stop in spans))
             if kept[micro_batch] & layers:
                 raise CorruptState(f"layers {sorted(kept[micro_batch] & layers)} of {micro_batch} are held twice")
@@ -55,23 +64,21 @@ def plan(job: "Job", survey: Survey, version: int) -> Salvage:
     whole = set(range(num_layers))
     missing = {micro_batch: whole - layers for micro_batch, layers in kept.items() if layers != whole}
     tasks = retask(job.plan, missing, job.costs) if any(kept.values()) else job.plan.tasks
-    begun = set(chain.from_iterable(done.begun for done in survey.done if done.step == version))
-    again = [task for task in tasks if task.micro_batch in begun]
+    spent, ahead = Spent(), Spent()
+    for done in survey.done:
+        (spent if done.step == version else ahead).merge(done.spent if done.step >= version else Spent())
+    twice = 0.0
+    if any(done.step > version for done in survey.done):
+        spent = everything(kept, num_layers)  # a whole step is taken back, and what was done of the next is lost
+        twice = sum(again(job.plan.tasks, ahead, job.costs).values())
+    rows = again(tasks, spent, job.costs)
     return Salvage(
         tasks=tasks,
-        forget=survey.done[me].step != version or not any(survey.done[me].spans.values()),
-        recomputed=sum(task.legs[0].member == me for task in again),
-        recomputed_share=_share(again, job.costs, len(job.plan.tasks)),
+        forget=survey.done[me].step != version or spoiled or not any(survey.done[me].spans.values()),
+        recomputed=sum(task.legs[0].member == me for task in tasks if task.micro_batch in rows),
+        recomputed_share=(twice + sum(rows.values())) / (KINDS * sum(job.costs) * len(job.plan.tasks)),
+        spent=spent,
     )
-
-
-def _share(tasks: Sequence[Task], costs: Sequence[float], num_micro_batches: int) -> float:
-    """Work of tasks as a share of a step: forward counts once per layer, backward twice where gradients are missing."""
-    work = 0.0
-    for task in tasks:
-        missing = sum(sum(costs[start:stop]) for start, stop in task.missing)
-        work += sum(costs[task.missing[0][0] :]) + missing + sum(costs)
-    return work / (3 * sum(costs) * num_micro_batches)
 
 
 def bring_together(

@@ -24,7 +24,7 @@ def commit_step(job: "Job") -> None:
 
     Raises:
         PeerLost: a member was lost before the commit.
-        Damaged: the state that the step would begin from is not what was committed.
+        Damaged: the state that the step begins from, or the weights it was computed with, are not what was committed.
     """
     config, step, held = job.config, job.step + 1, job.holding
     with job.stage(Stage.REDUCE):
@@ -33,18 +33,26 @@ def commit_step(job: "Job") -> None:
     held.pool.finish()
     with job.stage(Stage.VOTE):
         vote = _vote(job, gradient)
-        job.check_state(vote.digests)
+        job.check_vote(vote)
     norm = norm_from_limbs(vote.limbs)
     scale = clip_scale(norm, config.training.clip_norm)
     lr = learning_rate(step, config.optimizer, config.training.steps)
     job.pending = (vote, norm, lr)
     with job.stage(Stage.STEP):
         state = held.optimizer.step(gradient, lr, scale)
+        # at once: what happens to the new version from here on is found by its digest
+        proof = held.prove(step, job.trainee.stage) if config.snapshot.verify_weights else None
+        own = proof.state if proof is not None else held.digest(held.index, step)
+        # what it was made from was whole at the vote, but need not have been when it was read
+        spoiled = config.snapshot.verify and held.digest(held.index, job.step) != held.digests[job.step][held.index]
+        if spoiled:
+            held.optimizer.discard(step)
     with job.stage(Stage.GATHER):
         gather_weights(job, state.tensors["master"], step)
     with job.stage(Stage.COMMIT):
-        own = signed(held.digest(held.index, step))
-        rows = gather_rows(job.world(), [own, job.newest_epoch(), job.agent.leaving, job.checkpoints.busy])
+        told = [signed(own), job.newest_epoch(), job.agent.leaving, job.checkpoints.busy, spoiled]
+        rows = gather_rows(job.world(), [*told, *(map(signed, proof.units) if proof is not None else ())])
+        job.check_commit(rows)
     job.commit(rows)
 
 
@@ -80,7 +88,7 @@ def _vote(job: "Job", gradient: torch.Tensor) -> Vote:
     held, gradients = job.holding, job.trainee.stage.gradients
     limbs = square_sum_limbs(gradient, held.layout.ranges(held.index))
     sizes = (job.config.micro_batches, job.trainee.stage.layers.num_layers)
-    digests = {held.index: job.state_digest()}
-    total = ballot(gradients.losses, gradients.spans(), limbs, digests, *sizes, held.layout.num_shards)
+    digests, damages = {held.index: job.state_digest()}, job.damages()
+    total = ballot(gradients.losses, gradients.spans(), limbs, digests, *sizes, held.layout.num_shards, damages)
     job.world().all_reduce(total)
     return count(total, *sizes)

@@ -15,6 +15,8 @@ from elaswave.errors import CorruptState
 from elaswave.runtime.exchange import signed, unsigned
 
 LIMBS = 3
+DAMAGES = 2
+"""Units of weights, and copies of shards, that are not what they should be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +27,15 @@ class Vote:
         losses: loss of each micro-batch, already divided by the tokens of the global batch.
         limbs: fixed-point sum of the squares of the whole gradient.
         digests: of every shard of the state that the step begins from, as its owner has it now, in [0, 2**64).
+        damaged_weights: units, over all members, that the step was computed with and that are not what they should be.
+        damaged_copies: of shards, over all members.
     """
 
     losses: tuple[float, ...]
     limbs: tuple[int, ...]
     digests: tuple[int, ...]
+    damaged_weights: int = 0
+    damaged_copies: int = 0
 
     @property
     def loss(self) -> float:
@@ -48,6 +54,7 @@ def ballot(
     num_micro_batches: int,
     num_layers: int,
     num_shards: int,
+    damages: Sequence[int] = (0,) * DAMAGES,
 ) -> torch.Tensor:
     """This worker's part of the sum: int64 values, see `_sections`. They wrap around, as sums of bits and digests do.
 
@@ -59,9 +66,10 @@ def ballot(
         num_micro_batches: of the whole step.
         num_layers: of the model.
         num_shards: of the layout.
+        damages: units of weights and copies of shards here that are not what they should be.
     """
-    values = np.zeros(3 * num_micro_batches + num_layers + LIMBS + num_shards, np.int64)
-    counts, bits, layers, micro_batches, squares, told = _sections(values, num_micro_batches, num_layers)
+    values = np.zeros(3 * num_micro_batches + num_layers + LIMBS + DAMAGES + num_shards, np.int64)
+    counts, bits, layers, micro_batches, squares, hurt, told = _sections(values, num_micro_batches, num_layers)
     ids = np.fromiter(losses, np.int64, len(losses))
     counts[ids] = 1
     bits[ids] = np.fromiter(losses.values(), np.float64, len(losses)).view(np.int64)
@@ -71,6 +79,7 @@ def ballot(
     edges = np.bincount(starts, minlength=num_layers + 1) - np.bincount(stops, minlength=num_layers + 1)
     micro_batches[:] = np.cumsum(edges)[:num_layers]
     squares[:] = limbs
+    hurt[:] = damages
     for shard, digest in digests.items():
         told[shard] = signed(unsigned(digest))
     return torch.from_numpy(values)
@@ -83,7 +92,7 @@ def count(total: torch.Tensor, num_micro_batches: int, num_layers: int) -> Vote:
         CorruptState: some loss, or the gradient of some layer of some micro-batch, is there not at all or repeatedly.
     """
     values = total.numpy()
-    counts, bits, layers, micro_batches, limbs, told = _sections(values, num_micro_batches, num_layers)
+    counts, bits, layers, micro_batches, limbs, hurt, told = _sections(values, num_micro_batches, num_layers)
     wrong = [
         *_wrong("losses of micro-batches must be there once each, but (id: times)", counts, 1),
         *_wrong(f"micro-batches must pass {num_layers} layers each, but (id: layers)", layers, num_layers),
@@ -99,13 +108,17 @@ def count(total: torch.Tensor, num_micro_batches: int, num_layers: int) -> Vote:
         losses=tuple(bits.copy().view(np.float64).tolist()),
         limbs=tuple(limbs.tolist()),
         digests=tuple(unsigned(digest) for digest in told.tolist()),
+        damaged_weights=int(hurt[0]),
+        damaged_copies=int(hurt[1]),
     )
 
 
 def _sections(values: np.ndarray, num_micro_batches: int, num_layers: int) -> list[np.ndarray]:
-    """Views: per micro-batch losses counted, bits of the loss, layers; per layer micro-batches; limbs; digests."""
+    """Views: per micro-batch losses, bits of the loss, layers; per layer micro-batches; limbs; damages; digests."""
     layers, limbs = 3 * num_micro_batches, 3 * num_micro_batches + num_layers
-    return np.split(values, [num_micro_batches, 2 * num_micro_batches, layers, limbs, limbs + LIMBS])
+    damages = limbs + LIMBS
+    bounds = [num_micro_batches, 2 * num_micro_batches, layers, limbs, damages, damages + DAMAGES]
+    return np.split(values, bounds)
 
 
 def _wrong(rule: str, found: np.ndarray, wanted: int) -> list[str]:

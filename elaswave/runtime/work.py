@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from elaswave.config import Parallelism
 from elaswave.pipeline.schedule import Operation, operations
+from elaswave.pipeline.spent import Spent, legs_of
 from elaswave.planner.plan import Plan, Task, micro_batches
 from elaswave.planner.timetable import timetable
 
@@ -28,13 +29,12 @@ class Work:
         """Micro-batches of which a member computes some part."""
         return self._ids[member]
 
-    def begun(self, worker_id: str, alive: Sequence[str]) -> list[int]:
-        """Micro-batches of which this worker, or one that is not alive any more, was to compute some part."""
+    def of_lost(self, alive: Sequence[str]) -> Spent:
+        """All that members which are not alive any more were to compute: nobody knows how far they came."""
         if self._plan is None:
-            return []
-        relevant = {worker_id, *set(self._plan.worker_ids) - set(alive)}
-        shares = zip(self._plan.worker_ids, self._ids, strict=True)
-        return sorted({micro_batch for other, ids in shares if other in relevant for micro_batch in ids})
+            return Spent()
+        gone = set(self._plan.worker_ids) - set(alive)
+        return legs_of(self._tasks, {self._plan.index_of(worker_id) for worker_id in gone})
 
     def operations(self, member: int, parallelism: Parallelism, costs: Sequence[float]) -> tuple[Operation, ...]:
         """What a member does, in order."""

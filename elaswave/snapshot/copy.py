@@ -29,6 +29,8 @@ class Replica(Protocol):
 
     def staging(self) -> Slot: ...
 
+    def make_room(self) -> None: ...
+
     def adopt(self, version: int, scalars: Scalars) -> None: ...
 
     def step(self, gradient: torch.Tensor, lr: float, scale: float = 1.0) -> Slot: ...
@@ -60,6 +62,10 @@ class Copy(ABC):
         Raises:
             KeyError: that version is not here.
         """
+
+    @abstractmethod
+    def make_room(self) -> None:
+        """Use all memory for the first time, which takes long; before anything is received."""
 
     @abstractmethod
     def state_target(self) -> torch.Tensor:
@@ -102,6 +108,10 @@ class StateCopy(Copy):
                 return slot
         raise KeyError(f"version {version} is not here; {self.versions} are")
 
+    def make_room(self) -> None:
+        for slot in (self._building, self._whole):
+            slot.raw.zero_()
+
     def state_target(self) -> torch.Tensor:
         self._building.version = None
         return self._building.raw
@@ -135,6 +145,11 @@ class ReplayCopy(Copy):
 
     def state(self, version: int) -> Slot:
         return self._replica.state(version)
+
+    def make_room(self) -> None:
+        self._replica.staging().raw.zero_()
+        self._replica.make_room()
+        self._gradient.zero_()
 
     def state_target(self) -> torch.Tensor:
         return self._replica.staging().raw

@@ -89,6 +89,11 @@ class Pool:
         self.copies: Mapping[int, Copy] = {shard: make_copy(shard) for shard in kept}
         self._ticket: Ticket | None = None
 
+    def make_room(self) -> None:
+        """Use all memory of the copies for the first time, which takes long; before anything is received."""
+        for copy in self.copies.values():
+            copy.make_room()
+
     def establish(self, own: Slot) -> Ticket:
         """Begin to make the first copies, whole whatever the mode; every member calls it at the same version.
 

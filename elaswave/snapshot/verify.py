@@ -7,6 +7,7 @@ and therefore invertible, so a change of a single element, of whatever bits, alw
 """
 
 import hashlib
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,16 @@ BLOCK = 1 << 16
 
 _MASK = (1 << 64) - 1
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_SCRATCH = np.empty(BLOCK, np.int64)
+
+
+class _Scratch(threading.local):
+    """Memory for one block's products, of each thread its own."""
+
+    def __init__(self) -> None:
+        self.products = np.empty(BLOCK, np.int64)
+
+
+_SCRATCH = _Scratch()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +55,7 @@ class Finding:
 
 
 def digest(ranges: Sequence[tuple[int, int]], tensors: Mapping[str, torch.Tensor]) -> int:
-    """Digest of the elements in `ranges`, in [0, 2**64). One thread at a time: the scratch memory is shared.
+    """Digest of the elements in `ranges`, in [0, 2**64).
 
     Args:
         ranges: disjoint global (start, stop) element ranges.
@@ -106,7 +116,7 @@ def _bits(tensor: torch.Tensor) -> np.ndarray:
 def _digest_one(pieces: Sequence[tuple[int, int, int, int]], bits: np.ndarray) -> int:
     table, total = _table(), 0
     for block, low, first, last in pieces:
-        scratch = _SCRATCH[: last - first]
+        scratch = _SCRATCH.products[: last - first]
         np.copyto(scratch, bits[first:last])
         np.multiply(scratch, table[low : low + last - first], out=scratch)
         total += _block_weight(block) * int(np.add.reduce(scratch))

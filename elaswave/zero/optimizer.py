@@ -151,6 +151,11 @@ class ShardedOptimizer:
         slot = self._slots[self._current]
         slot.scalars, slot.version = dict(scalars), version
 
+    def make_room(self) -> None:
+        """Use the memory that the next step will fill; nothing else may be under way in here."""
+        self._slots[1 - self._current].raw.zero_()
+        self.gradient.zero_()
+
     @torch.no_grad()
     def step(self, gradient: torch.Tensor, lr: float, scale: float = 1.0) -> Slot:
         """Compute the next version in the other slot; the committed one stays as it is, and committed.
@@ -181,6 +186,12 @@ class ShardedOptimizer:
     def commit(self) -> None:
         """Make the version of the last step the committed one."""
         self.select((self.committed or 0) + 1)
+
+    def discard(self, version: int) -> None:
+        """Take back a version that has been computed and not been committed."""
+        slot = self._slots[1 - self._current]
+        if slot.version == version:
+            slot.version = None
 
     def select(self, version: int) -> None:
         """Make a whole version the committed one, be it newer or older.

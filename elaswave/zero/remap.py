@@ -1,7 +1,9 @@
 """Carry out a plan of transfers: fill a new shard from old ones, here and on other workers.
 
-The old shards are only read, and only by `start`, so that a fault in the middle leaves everything that is needed to
-begin again. Between `start` and `finish` the messages travel by themselves, behind whatever their workers compute.
+The old shards are only read, so that a fault in the middle leaves everything that is needed to begin again. Messages
+travel by themselves, behind whatever their workers compute. What is copied in between needs no messages and can be
+left to another thread: `ask`, `pack`, `send`, `keep`, then, once it is all `ready`, `take`. `start` and `finish` are
+the same for those who have nothing better to do than to wait.
 """
 
 from bisect import bisect_right
@@ -86,31 +88,62 @@ class Remap:
         # widest elements first: then every section of a message begins at a multiple of its element size
         self._kinds = dict(sorted(dtypes.items(), key=lambda kind: (-kind[1].itemsize, kind[0])))
         self._element_bytes = sum(dtype.itemsize for dtype in self._kinds.values())
+        self._packed: dict[int, torch.Tensor] = {}
         self._sends: list[Handle] = []
         self._receives: list[tuple[Handle, torch.Tensor, list[Transfer]]] = []
         self.bytes_sent = self.bytes_received = self.bytes_kept = 0
 
     def start(self) -> Self:
         """Post all messages, and copy what is here while they travel. The sources may change once it returns."""
+        self.ask()
+        self.pack()
+        self.send()
+        self.keep()
+        return self
+
+    def ask(self) -> None:
+        """Post what is to be received."""
         incoming = self._by_peer([t for t in self._plan if t.destination == self._me != t.source], "source")
-        outgoing = self._by_peer([t for t in self._plan if t.source == self._me != t.destination], "destination")
         for peer, transfers in incoming.items():
             message = torch.empty(self._message_bytes(transfers), dtype=torch.uint8)
             self._receives.append((self._group.irecv(message, peer, self._tag), message, transfers))
             self.bytes_received += message.numel()
-        for peer, transfers in outgoing.items():
-            message = self._pack(transfers)
-            self._sends.append(self._group.isend(message, peer, self._tag))
-            self.bytes_sent += message.numel()
+
+    def pack(self) -> None:
+        """Put together what others get; needs no messages."""
+        outgoing = self._by_peer([t for t in self._plan if t.source == self._me != t.destination], "destination")
+        self._packed = {peer: self._pack(transfers) for peer, transfers in outgoing.items()}
+        self.bytes_sent = sum(message.numel() for message in self._packed.values())
+
+    def send(self) -> None:
+        """Begin to send what was packed."""
+        self._sends += [self._group.isend(message, peer, self._tag) for peer, message in self._packed.items()]
+        self._packed = {}
+
+    def keep(self) -> None:
+        """Copy what is here already; needs no messages."""
         for transfer in self._plan:
             if transfer.source == transfer.destination == self._me:
                 self._keep(transfer)
-        return self
 
     @property
     def ready(self) -> bool:
-        """Everything posted has arrived and been sent; `finish` will not wait."""
+        """Everything posted has arrived and been sent; `wait` will not."""
         return all(handle.done for handle in self._sends) and all(handle.done for handle, *_ in self._receives)
+
+    def wait(self) -> None:
+        """Wait until everything has arrived and been sent.
+
+        Raises:
+            PeerLost: a member was lost; the old shards are as they were, the target is not to be used.
+        """
+        self._group.wait([*(handle for handle, *_ in self._receives), *self._sends])
+
+    def take(self) -> None:
+        """Fill the target with what has arrived; needs no messages."""
+        for _, message, transfers in self._receives:
+            self._unpack(message, transfers)
+        self._receives, self._sends = [], []
 
     def finish(self) -> None:
         """Wait until the target is whole and everything has been sent.
@@ -121,8 +154,9 @@ class Remap:
         for handle, message, transfers in self._receives:
             self._group.wait([handle])
             self._unpack(message, transfers)
+        self._receives = []
         self._group.wait(self._sends)
-        self._receives, self._sends = [], []
+        self._sends = []
 
     def _by_peer(self, transfers: Sequence[Transfer], role: str) -> dict[int, list[Transfer]]:
         """Transfers by the index of the other member."""

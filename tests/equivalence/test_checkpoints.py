@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.training import MiniJob, Zygote, digests, fault
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from elaswave.checkpoint import folders, manifest
+from elaswave.cli.export import run as export
 from elaswave.clock import Deadline
 from elaswave.coordination.bootstrap import EXIT_REFUSED
 from elaswave.errors import BenchError
@@ -54,6 +56,43 @@ def test_kills_between_writing_and_after_resuming(
         again = tmp_path / f"from-{step}"
         with MiniJob(zygote, again, overrides=resume, workers=3, faults=fault([1], "commit", step + 1)) as job:
             assert digests(job.wait()) == {s: digest for s, digest in reference.items() if s > step}
+
+
+GRIDS = [(1, 4), (2, 4), (4, 4), (1, 1)]
+"""Stages and workers."""
+
+
+@pytest.mark.parametrize("harm", [False, True])
+def test_every_grid_goes_on_from_another(zygote: Zygote, tmp_path: Path, harm: bool):
+    """A run is handed on from grid to grid, while workers die as checkpoints are written."""
+    steps, at, resume = 2 * len(GRIDS), 0, list[str]()
+    with MiniJob(zygote, tmp_path / "reference", workers=1, steps=steps) as job:
+        reference = digests(job.wait())
+    for stages, workers in GRIDS:
+        folder = tmp_path / f"{stages}-stages-of-{workers}"
+        kills = fault([1], "snapshot", at + 2) + fault([workers - 1], "gather", at + 3) if harm and workers > 1 else ""
+        overrides = [*EVERY, f"--parallelism.stages={stages}", *resume]
+        with MiniJob(zygote, folder, overrides=overrides, workers=workers, faults=kills, steps=steps) as job:
+            assert digests(job.wait()) == {step: digest for step, digest in reference.items() if step > at}
+        at = next(step for step in steps_in(folder) if step > at)  # the disk may be too slow for some
+        resume = [f"--checkpoint.resume={folder / folders.SUBFOLDER / f'step-{at:08d}'}"]
+
+
+@pytest.mark.parametrize(("stages", "workers"), [(2, 4), (4, 4), (2, 3)])
+def test_parameters_of_a_pipeline_are_exported_under_their_names(
+    zygote: Zygote, tmp_path: Path, reference: dict[int, str], stages: int, workers: int
+):
+    overrides = [*EVERY, f"--parallelism.stages={stages}"]
+    with MiniJob(zygote, tmp_path / "pipeline", overrides=overrides, workers=workers) as job:
+        assert digests(job.wait()) == reference
+    with MiniJob(zygote, tmp_path / "one", overrides=EVERY, workers=1) as job:
+        job.wait()
+    for name in ("pipeline", "one"):
+        assert export([str(tmp_path / name), str(tmp_path / f"{name}.safetensors")]) == 0
+    found, wanted = (load_file(tmp_path / f"{name}.safetensors") for name in ("pipeline", "one"))
+    assert found.keys() == wanted.keys()
+    assert "blocks.0.attend.weight" in found
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_only_the_newest_are_kept(zygote: Zygote, folder: Path):

@@ -1,5 +1,6 @@
 """Whole jobs in miniature for tests: the package's, with a tiny model, and scenarios in short."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ class MiniJob(miniature.MiniJob):
         super().__init__(zygote, folder, config=text, **options)  # type: ignore[arg-type]
 
 
-def fault(ranks: Sequence[int], phase: str, step: int = 3, what: str = "kill") -> str:
+def fault(ranks: Sequence[int], phase: str, step: int = 3, what: str = "kill", **rest: object) -> str:
     """One entry of a scenario."""
-    return f'[[fault]]\nwhat = "{what}"\nranks = {list(ranks)}\nstep = {step}\nphase = "{phase}"\n'
+    more = "".join(f"{key} = {json.dumps(value)}\n" for key, value in rest.items())
+    return f'[[fault]]\nwhat = "{what}"\nranks = {list(ranks)}\nstep = {step}\nphase = "{phase}"\n{more}'

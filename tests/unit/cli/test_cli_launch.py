@@ -35,6 +35,10 @@ def _nothing_is_started(monkeypatch: pytest.MonkeyPatch):
         (["--workers", "2", "--training.steps"], "--training.steps = '': needs a value"),
         (["--workers", "2", "--elasticity.heartbeat_s", "9"], "elasticity.heartbeat_s"),
         (["--workers", "2", "--data.source", "text", "--data.path", "/nowhere"], "data.path = '/nowhere': no such"),
+        (
+            ["--workers", "2", "--parallelism.stages", "9"],
+            "parallelism.stages = 9: the model has 6 layers; use at most 6",
+        ),
         (["--workers", "2", "--checkpoint.resume", "/nowhere"], "checkpoint.resume = '/nowhere': no such folder"),
         (["--workers", "2", "--faults", "/nowhere"], "--faults = '/nowhere': no such file"),
     ],

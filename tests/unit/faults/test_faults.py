@@ -6,15 +6,18 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from elaswave.clock import Deadline
 from elaswave.errors import ConfigError
 from elaswave.events import Kind, Recorder
+from elaswave.faults.claims import claim
 from elaswave.faults.nemesis import Nemesis
-from elaswave.faults.probe import claim, let_go, make_probe
+from elaswave.faults.probe import let_go, make_probe
 from elaswave.faults.scenario import Fault, Scenario, What, load
+from elaswave.runtime.job import Job
 from elaswave.runtime.marker import mark_begun
 
 
@@ -36,6 +39,11 @@ class Memory:
         ("[[fault]]\nranks=[1]\nstep=1\nphase='lunch'", "use one of"),
         ("[[fault]]\nranks=[1]\nstep=1\nwhen=3", "when"),
         ("[[fault]]\nranks=[1]\nstep=1\nwhat='error'", "name a phase"),
+        ("[[fault]]\nranks=[1]\nstep=1\nwhat='flip'", "name a phase"),
+        ("[[fault]]\nranks=[1]\nstep=1\nnth=2", "name a phase"),
+        ("[[fault]]\nranks=[1]\nstep=1\ntarget='copy'", "goes with what"),
+        ("[[fault]]\nranks=[1]\nstep=1\nphase='vote'\nwhat='flip'\nshard=1", "goes with target"),
+        ("[[fault]]\nranks=[1]\nstep=1\nphase='vote'\nwhat='flip'\ntarget='disk'", "shard"),
         ("[[fault]]\nranks=[1]\nstep=5\nspare_by=4", "not before"),
         ("[[fault]]\nranks=[1]\nstep=1\nspare_by=4\nphase='vote'", "no phase"),
         ("[[fault]]\nranks=[1]\nstep=1\nwhat='hold'", "name a phase"),
@@ -52,6 +60,10 @@ def test_bad_scenarios(tmp_path: Path, text: str, match: str) -> None:
         load(path)
 
 
+JOB = cast(Job, None)
+"""Only flips look at it."""
+
+
 def test_a_claim_is_granted_once(tmp_path: Path) -> None:
     assert claim(tmp_path, 0, 1)
     assert not claim(tmp_path, 0, 1)
@@ -62,29 +74,20 @@ def test_probe_strikes_at_its_point_only_once(tmp_path: Path) -> None:
     memory = Memory()
     fault = Fault(what=What.ERROR, ranks=(1,), step=3, phase="backward")
     probe = make_probe(Scenario(fault=(fault,)), tmp_path, lambda: 1, Recorder((memory,)))
-    probe(2, "backward")
-    probe(3, "forward")
+    probe(2, "backward", JOB)
+    probe(3, "forward", JOB)
     with pytest.raises(RuntimeError, match="injected"):
-        probe(3, "backward")
-    probe(3, "backward")
+        probe(3, "backward", JOB)
+    probe(3, "backward", JOB)
     assert [event["kind"] for event in memory.events] == [Kind.FAULT]
 
 
 def test_a_fault_has_a_last_step(tmp_path: Path) -> None:
     fault = Fault(what=What.ERROR, ranks=(1,), step=3, until=4, phase="backward")
     late = make_probe(Scenario(fault=(fault,)), tmp_path, lambda: 1, Recorder())
-    late(5, "backward")
+    late(5, "backward", JOB)
     with pytest.raises(RuntimeError, match="injected"):
-        late(4, "backward")
-
-
-def test_some_passes_of_a_step_are_spared(tmp_path: Path) -> None:
-    fault = Fault(what=What.ERROR, ranks=(1,), step=3, phase="backward", passes=2)
-    probe = make_probe(Scenario(fault=(fault,)), tmp_path, lambda: 1, Recorder())
-    for step in (3, 3, 4, 4):
-        probe(step, "backward")
-    with pytest.raises(RuntimeError, match="injected"):
-        probe(4, "backward")
+        late(4, "backward", JOB)
 
 
 def test_a_newcomer_is_hurt_before_it_has_a_step(tmp_path: Path) -> None:
@@ -93,18 +96,18 @@ def test_a_newcomer_is_hurt_before_it_has_a_step(tmp_path: Path) -> None:
     first = make_probe(scenario, tmp_path, lambda: 1, Recorder())
     mark_begun(tmp_path)
     for step in (1, 7, 8):
-        first(step, "restore")
+        first(step, "restore", JOB)
     late = make_probe(scenario, tmp_path, lambda: 1, Recorder())
-    late(8, "restore")
+    late(8, "restore", JOB)
     with pytest.raises(RuntimeError, match="injected"):
-        late(1, "restore")
+        late(1, "restore", JOB)
 
 
 def test_who_is_held_goes_on_when_let_go(tmp_path: Path) -> None:
     memory = Memory()
     fault = Fault(what=What.HOLD, ranks=(1,), step=3, phase="backward")
     probe = make_probe(Scenario(fault=(fault,)), tmp_path, lambda: 1, Recorder((memory,)))
-    held = threading.Thread(target=probe, args=(3, "backward"))
+    held = threading.Thread(target=probe, args=(3, "backward", JOB))
     held.start()
     deadline = Deadline(20.0)
     while not memory.events:

@@ -113,9 +113,8 @@ def test_units_that_stay_keep_their_values_and_others_are_missing(mine, later, s
             assert unit not in weights.versions[0].keys() | weights.versions[1].keys()
     for key in set(mine) & set(later):
         for slot in range(2):
-            assert weights.flat(key, slot) is before.flat(key, slot)
-    if not set(mine) - set(later):
-        assert weights.slot_of(1 - version) == 1 - weights.active or not mine
+            for unit in key:
+                assert (found := weights.unit(unit, slot)) is None or found is before.unit(unit, slot)
 
 
 def test_only_the_wanted_version_is_carried_into_other_buckets():
@@ -147,18 +146,14 @@ def test_a_put_is_rounded_and_only_in_the_slot_in_use():
     weights.put(1, values, 4)
     assert torch.equal(weights.unit(1), values.bfloat16())
     assert weights.versions == [{1: 4}, {}]
-    assert not weights.unit(0).any()
-    assert not weights.unit(1, 1).any()
-    assert weights.digest(1, 4, digest) == digest((TABLE.unit_bounds[1],), {"master": values.bfloat16()})
-    assert weights.digest(1, 3, digest) is None
-    assert weights.digest(0, 4, digest) is None
-
-
-def test_a_put_that_does_not_fit_leaves_the_unit_without_a_version():
-    weights = weights_of([(0, 1)])
-    with pytest.raises(RuntimeError):
-        weights.put(1, torch.ones(SIZES[1] + 1), 1)
-    assert weights.versions[0] == {0: 0}
+    assert weights.unit(0) is None
+    assert weights.unit(1, 1) is None
+    truth = [0, digest((TABLE.unit_bounds[1],), {"master": values.bfloat16()})]
+    assert weights.damaged(4, truth, digest) == []
+    assert weights.damaged(4, [0, truth[1] + 1], digest) == [1]
+    assert weights.lacking(4) == [0]
+    weights.give_up([1], 4)
+    assert weights.lacking(4) == [0, 1]
 
 
 def test_what_is_about_to_be_overwritten_has_no_version():

@@ -190,11 +190,11 @@ def test_dropout_is_in_force():
 def test_layers_that_stay_keep_their_modules_weights_and_sums():
     stage = hold(empty_stage(), [0, 1, 2], [(0, 1), (2,), (5,)])
     compute([stage, whole_stage()], [(0, 0, 3), (1, 3, LAYERS)], 0)
-    before, buffer = stage.weights.flat((2,)), stage.gradients.sums[2,].buffer
+    before, buffer = stage.weights.unit(2), stage.gradients.sums[2,].buffer
     expected: Sums = sums_of([stage])
     stage.hold([1, 2, 3], [(1,), (2,), (3,)], 0)
     assert stage.held == (1, 2, 3)
-    assert stage.weights.flat((2,)) is before
+    assert stage.weights.unit(2) is before
     assert stage.gradients.sums[2,].buffer is buffer
     assert torch.equal(stage.weights.unit(1), stage.layers.initial(1))
     assert stage.weights.versions[stage.weights.active].keys() == {1, 2}
@@ -227,7 +227,7 @@ def test_selecting_a_version_changes_the_weights_in_use_and_nothing_else():
     before = compute([stage], way, 0)
     (key,) = stage.weights.buckets.keys
     aside = stage.weights.begin([key])
-    stage.weights.flat(key, aside).copy_(stage.weights.flat(key)).mul_(1.5)
+    stage.weights.flat(key, aside).copy_(torch.cat([stage.weights.unit(unit) for unit in key])).mul_(1.5)
     stage.weights.filled(key, aside, 1)
     assert compute([stage], way, 0) == before
     stage.select(1)

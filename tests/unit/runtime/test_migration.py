@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from elaswave.clock import Deadline
 from elaswave.errors import PeerLost
 from elaswave.runtime.migration import Migration
 
@@ -19,10 +20,28 @@ class Arrival:
         self.ready, self.bytes_received = False, 100
         self._log, self._name, self._lost = log, name, lost
 
-    def finish(self) -> None:
-        self._log.append(self._name)
+    def ask(self) -> None:
+        self._log.append(f"ask for {self._name}")
+
+    def pack(self) -> None:
+        self._log.append(f"pack {self._name}")
+
+    def keep(self) -> None:
+        self._log.append(f"keep {self._name}")
+
+    def send(self) -> None:
+        self._log.append(f"send {self._name}")
+
+    def wait(self) -> None:
         if self._lost:
             raise PeerLost(9)
+
+    def take(self) -> None:
+        self._log.append(f"take {self._name}")
+
+    def finish(self) -> None:
+        self.wait()
+        self._log.append(f"take {self._name}")
 
 
 class Held:
@@ -35,6 +54,9 @@ class Held:
         )
         self.pool = SimpleNamespace(establish=lambda state: log.append(f"copy {state}"))
 
+    def make_room(self) -> None:
+        """There is nothing to use for the first time."""
+
     def digest(self, shard: int, version: int) -> int:
         return 1000 * shard + version
 
@@ -43,15 +65,29 @@ def migration(log: list[str], *, shards: Any = None, sums: Any = None, extra: to
     return Migration(Held(log), VERSION, {"step": 4.0} if shards else None, shards, sums, extra)  # type: ignore[arg-type]
 
 
+BEGUN = ["ask for shards", "pack shards", "keep shards", "send shards"]
+TAKEN = ["take shards", "adopt 4 {'step': 4.0}", "copy state"]
+
+
+def go_on_until(moving: Migration, log: list[str], last: str) -> None:
+    deadline = Deadline(20.0)
+    while last not in log:
+        assert not deadline.passed()
+        moving.progress()
+
+
 def test_what_has_not_arrived_is_not_waited_for_between_operations():
     log: list[str] = []
     shards = Arrival(log, "shards")
     moving = migration(log, shards=shards)
-    moving.progress()
-    assert (log, moving.digest, moving.pending) == ([], 0, True)
+    moving.begin()
+    for last in ("send shards", "keep shards"):
+        go_on_until(moving, log, last)
+    assert sorted(log) == sorted(BEGUN)
+    assert (moving.digest, moving.pending) == (0, True)
     shards.ready = True
-    moving.progress()
-    assert log == ["shards", "adopt 4 {'step': 4.0}", "copy state"]
+    go_on_until(moving, log, "copy state")
+    assert log[-3:] == TAKEN
     assert moving.digest == 3004
     assert moving.pending, "only a vote proves that all shards are there"
 
@@ -59,10 +95,12 @@ def test_what_has_not_arrived_is_not_waited_for_between_operations():
 def test_it_arrives_once():
     log: list[str] = []
     moving = migration(log, shards=Arrival(log, "shards"))
+    moving.begin()
     for _ in range(2):
         moving.finish()
         moving.progress()
-    assert log == ["shards", "adopt 4 {'step': 4.0}", "copy state"]
+    assert sorted(log) == sorted([*BEGUN, *TAKEN])
+    assert log[-3:] == TAKEN
 
 
 def test_a_layout_that_was_filled_at_once_is_only_copied():
@@ -77,9 +115,11 @@ def test_a_layout_that_was_filled_at_once_is_only_copied():
 def test_after_a_loss_nothing_has_arrived():
     log: list[str] = []
     moving = migration(log, shards=Arrival(log, "shards", lost=True))
+    moving.begin()
     with pytest.raises(PeerLost):
         moving.finish()
-    assert log == ["shards"]
+    moving.abandon()
+    assert not set(log) & set(TAKEN)
     assert (moving.digest, moving.pending) == (0, True)
 
 
@@ -91,6 +131,6 @@ def test_sums_of_others_are_added_once_and_only_when_there_are_any():
     moving.add_sums(reduced)
     moving.add_sums(reduced)
     assert reduced.tolist() == [11, 22]
-    assert log == ["sums"]
+    assert log == ["take sums"]
     migration(log).add_sums(reduced)
     assert reduced.tolist() == [11, 22]

@@ -50,7 +50,7 @@ def resume(job: Any, version: int, *, forget: bool = False) -> Any:
         digest=77,
         truth=(),
         migration=object(),
-        salvage=SimpleNamespace(forget=forget, tasks=("some",)),
+        salvage=SimpleNamespace(forget=forget, tasks=("some",), spent="all"),
     )
     Job.resume(job, restored)
     return restored

@@ -16,6 +16,7 @@ from elaswave.errors import CorruptState
 from elaswave.numerics import ExactAccumulator
 from elaswave.pipeline.buckets import Buckets
 from elaswave.pipeline.gradients import Gradients, spans_of
+from elaswave.pipeline.spent import everything
 from elaswave.planner.plan import Plan
 from elaswave.planner.scheduler import make_plan
 from elaswave.runtime import salvage
@@ -30,7 +31,8 @@ COSTS = (1.0, 2.0, 1.0, 4.0)
 
 def done(layers: Mapping[int, Sequence[int]], step: int = VERSION, begun: Sequence[int] = ()) -> Done:
     """What a member tells: by micro-batch the layers in its sums."""
-    return Done(step=step, spans={m: spans_of(numbers) for m, numbers in layers.items()}, begun=tuple(begun))
+    spans = {m: spans_of(numbers) for m, numbers in layers.items()}
+    return Done(step=step, spans=spans, spent=everything(begun, LAYERS))
 
 
 def plan_from(
@@ -45,7 +47,7 @@ def plan_from(
         costs=costs,
     )
     survey = Survey(offers={}, layouts={}, totals={}, scalars={}, done=tuple(members))
-    return salvage.plan(job, survey, VERSION)
+    return salvage.plan(job, survey, VERSION, spoiled=False)
 
 
 def plan_for(members: int, stages: int = 1, micro_batches: int = 4) -> Plan:

@@ -3,6 +3,7 @@
 from support.planning import config_of, plan_of
 
 from elaswave.pipeline.schedule import Kind
+from elaswave.pipeline.spent import Spent
 from elaswave.planner.dataflow import retask
 from elaswave.runtime.work import Work
 
@@ -35,12 +36,12 @@ def test_work_is_the_same_as_long_as_plan_and_tasks_are():
     assert not Work().same(PLAN, PLAN.tasks)
 
 
-def test_what_this_worker_and_the_lost_ones_had_to_compute_may_be_begun():
+def test_all_that_lost_members_were_to_compute_counts_as_begun():
     work = Work(PLAN, PLAN.tasks)
-    assert work.begun("w0", ["w0", "w1", "w2", "w3"]) == [0, 2]
-    assert work.begun("w0", ["w0", "w1", "w3"]) == [0, 1, 2, 3]
-    assert work.begun("new", ["w0", "w1", "w2", "w3", "new"]) == []
+    assert work.of_lost(["w0", "w1", "w2", "w3", "new"]) == Spent()
+    lost = work.of_lost(["w0", "w1", "w3"])
+    assert {micro_batch for passes in lost.passes for micro_batch in passes} == set(work.of(2))
 
 
 def test_before_the_first_plan_nothing_is_begun():
-    assert Work().begun("w0", ["w0"]) == []
+    assert Work().of_lost(["w0"]) == Spent()
