@@ -89,15 +89,15 @@ def case_of(seed: int, *, faults: int, steps: int = STEPS) -> Case:
         faults: that are wanted at most.
         steps: of the run.
     """
-    grid, turn = GRIDS[seed % len(GRIDS)], seed // len(GRIDS)
-    model = list(MODELS)[(turn + seed) % len(MODELS)]
+    turn, column = divmod(seed, len(GRIDS))
+    grid, model = GRIDS[column], list(MODELS)[(turn + column) % len(MODELS)]
     precision = list(Precision)[turn % len(Precision)]
     chance = random.Random(f"settings {seed}")
     values = _values(model, precision, steps)
     values["training"]["activation_checkpointing"] = chance.random() < 0.3
     values["parallelism"] = {
         "stages": grid.stages,
-        "schedule": list(Order)[(turn + seed) % len(Order)],
+        "schedule": list(Order)[(turn + column) % len(Order)],
         "virtual_stages": 2 if grid.stages == 2 and chance.random() < 0.5 else 1,
         "fluid": grid.stages > 1 and chance.random() < 0.4,
         "zero_layout": chance.choice(list(ZeroLayout)),

@@ -20,6 +20,8 @@ GUESTS_MAX = 2
 EXTRA_MAX = 2
 """Workers that may come in addition to those that the job began with."""
 STOP_SHARE = 0.22
+NTH_MAX = 4
+"""Of its micro-batches, the last in which a victim is hurt."""
 PAIR_SHARE = 0.55
 ARRIVAL_SHARE = 0.35
 LEAVE_SHARE = 0.12
@@ -291,9 +293,16 @@ class _Author:
 
     def _add(self, ranks: tuple[int, ...], point: Stage | Phase, *, newcomer: bool = False) -> None:
         what = What.STOP if self.chance.random() < STOP_SHARE else What.KILL
-        until = None if newcomer else self.step
         self.faults.append(
-            Fault(what=what, ranks=ranks, step=self.step, until=until, phase=str(point), newcomer=newcomer)
+            Fault(
+                what=what,
+                ranks=ranks,
+                step=self.step,
+                until=None if newcomer else self.step,
+                phase=str(point),
+                nth=self.chance.randint(1, NTH_MAX) if point in (Stage.FORWARD, Stage.BACKWARD) else 1,
+                newcomer=newcomer,
+            )
         )
         self.struck += 1
 
