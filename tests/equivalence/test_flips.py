@@ -11,6 +11,7 @@ import pytest
 from support.training import MiniJob, Zygote, digests, fault
 
 from elaswave.coordination.bootstrap import EXIT_REFUSED
+from elaswave.errors import BenchError
 from elaswave.events import Kind, Phase, Stage
 from elaswave.report.facts import History
 from elaswave.telemetry.follower import Follower
