@@ -123,7 +123,7 @@ def test_a_second_ctrl_c_ends_at_once(session: Session):
     check_interrupted(session, terminal)
 
 
-@pytest.mark.parametrize(("columns", "turned"), [(100, False), (70, True)])
+@pytest.mark.parametrize(("columns", "turned"), [(120, False), (70, True)])
 def test_the_demo_shows_a_recovery_and_equal_bits(session: Session, columns: int, turned: bool):
     terminal = session.run("demo", size=(40, columns))
     terminal.wait_text("fault: kill rank 2", TIMEOUT_S)
