@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from elaswave.communicator.group import Group
 from elaswave.errors import ProtocolError
 
 ROW_BYTES_MAX = 1 << 20
+TOGETHER_BYTES_MAX = 32 << 10
+"""Rows that are all told in one round, with room left over; longer ones take a second round."""
+SIZE_BYTES = 8
 
 
 def gather_rows(group: Group, row: Sequence[int]) -> list[list[int]]:
@@ -28,17 +32,33 @@ def gather_rows(group: Group, row: Sequence[int]) -> list[list[int]]:
 def gather_json(group: Group, value: Any) -> list[Any]:
     """Every member's JSON value, in order of member; sizes may differ."""
     data = json.dumps(value, separators=(",", ":")).encode()
-    sizes = [row[0] for row in gather_rows(group, [len(data)])]
+    room = max(0, TOGETHER_BYTES_MAX // group.size - SIZE_BYTES)
+    row = len(data).to_bytes(SIZE_BYTES, "little") + data[:room].ljust(room)
+    table = torch.empty(group.size * len(row), dtype=torch.uint8)
+    group.all_gather(_bytes(row), table)
+    raw = table.numpy().tobytes()
+    rows = [raw[start : start + len(row)] for start in range(0, len(raw), len(row))]
+    sizes = [int.from_bytes(one[:SIZE_BYTES], "little") for one in rows]
     if max(sizes) > ROW_BYTES_MAX:
         raise ProtocolError(f"a member offers a row of {max(sizes)} bytes; the bound is {ROW_BYTES_MAX}")
-    spans, start = [], 0
-    for size in sizes:
-        spans.append(((start, start + size),))
-        start += size
-    table = torch.empty(start, dtype=torch.uint8)
-    group.all_gather(torch.frombuffer(bytearray(data), dtype=torch.uint8), table, spans=spans)
+    heads = [one[SIZE_BYTES : SIZE_BYTES + size] for one, size in zip(rows, sizes, strict=True)]
+    tails = _tails(group, data[room:], [max(0, size - room) for size in sizes])
+    return [json.loads(head + tail) for head, tail in zip(heads, tails, strict=True)]
+
+
+def _tails(group: Group, data: bytes, sizes: Sequence[int]) -> list[bytes]:
+    """What of each member's row did not go with the first round."""
+    if not any(sizes):
+        return [b""] * len(sizes)
+    bounds = list(accumulate(sizes, initial=0))
+    table = torch.empty(bounds[-1], dtype=torch.uint8)
+    group.all_gather(_bytes(data), table, spans=[(bound,) for bound in pairwise(bounds)])
     raw = table.numpy().tobytes()
-    return [json.loads(raw[span[0][0] : span[0][1]]) for span in spans]
+    return [raw[start:stop] for start, stop in pairwise(bounds)]
+
+
+def _bytes(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
 
 
 def signed(value: int) -> int:

@@ -1,6 +1,6 @@
 """Everything a worker holds of the sharded state in one layout: its own shard, and copies of its neighbours'."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -90,10 +90,9 @@ class Holding:
         whole = [shard for shard, copy in self.pool.copies.items() if version in copy.versions]
         return [shard for shard in whole if known is not None and self.digest(shard, version) != known[shard]]
 
-    def make_room(self) -> None:
-        """Use memory for the first time, which takes long, while nobody waits for it."""
-        self.optimizer.make_room()
-        self.pool.make_room()
+    def rooms(self) -> list[Callable[[], object]]:
+        """What uses memory for the first time that only the next step fills; ask before copies of this one are made."""
+        return [self.optimizer.make_room, *self.pool.rooms()]
 
     def record(self, version: int, digests: Sequence[int]) -> None:
         """Keep the announced digests of the last versions."""

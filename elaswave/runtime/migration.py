@@ -35,7 +35,7 @@ class Migration:
     Attributes:
         pending: the shard is not whole yet, or not everybody knows that all are.
         digest: of the shard as it arrived.
-        waited_s: how long training has waited in `finish`.
+        waited_s: how long training has waited for what is on its way.
     """
 
     def __init__(
@@ -52,11 +52,10 @@ class Migration:
         self._held, self._version, self._scalars = held, version, scalars
         self._shards, self._sums, self._extra = shards, sums, extra
         self.pending, self.digest, self.waited_s = True, 0, 0.0
-        self._arrived = False
+        self._arrived = self._taking = False
         self._thread: ThreadPoolExecutor | None = None
-        self._jobs: list[Future[None]] = []
-        self._packed: Future[None] | None = None
-        self._taken: Future[None] | None = None
+        self._packed: Future[object] | None = None
+        self._copied: list[Future[object]] = []
 
     @property
     def bytes_received(self) -> int:
@@ -68,8 +67,7 @@ class Migration:
         if self._shards is not None:
             self._shards.ask()
             self._packed = self._behind(self._shards.pack)
-            self._behind(self._shards.keep)
-        self._behind(self._held.make_room)
+            self._copied = [self._packed, self._behind(self._shards.keep)]
 
     def progress(self) -> None:
         """Take in what has arrived, without waiting."""
@@ -78,18 +76,13 @@ class Migration:
 
     def _goes_on(self) -> bool:
         """Do what can be done without waiting; whether the shard has arrived and everything is copied."""
-        if self._shards is not None:
-            if self._packed is not None and self._packed.done():
-                self._send()
-            if self._packed is not None:
-                return False
-            if self._taken is None and self._shards.ready:
-                self._taken = self._behind(self._take)
-            if self._taken is None:
-                return False
-        return all(job.done() for job in self._jobs)
+        if self._packed is not None and self._packed.done():
+            self._send()
+        if self._shards is not None and self._packed is None and not self._taking and self._shards.ready:
+            self._take_behind()
+        return self._shards is None or (self._taking and all(work.done() for work in self._copied))
 
-    def finish(self) -> None:
+    def arrive(self) -> None:
         """Wait for the shard, and begin to make its copies.
 
         Raises:
@@ -98,15 +91,26 @@ class Migration:
         if self._arrived:
             return
         start = SYSTEM.monotonic()
-        if self._shards is not None:
-            if self._packed is not None:
-                self._packed.result()
-                self._send()
+        if self._packed is not None:
+            self._send()
+        if self._shards is not None and not self._taking:
             self._shards.wait()
-            if self._taken is None:
-                self._taken = self._behind(self._take)
+            self._take_behind()
         self._settle()
         self.waited_s += SYSTEM.monotonic() - start
+
+    def finish(self) -> None:
+        """Wait for the shard, and for memory that the next step will fill.
+
+        Raises:
+            PeerLost: a member was lost; the old layout is as it was.
+        """
+        self.arrive()
+        if self._thread is not None:
+            start = SYSTEM.monotonic()
+            self._thread.shutdown()
+            self._thread = None
+            self.waited_s += SYSTEM.monotonic() - start
 
     def abandon(self) -> None:
         """Give up, after a member was lost: nothing is written any more once this returns."""
@@ -114,12 +118,11 @@ class Migration:
             self._thread.shutdown(cancel_futures=True)
             self._thread = None
 
-    def _behind(self, work: Callable[[], None]) -> Future[None]:
+    def _behind(self, work: Callable[[], object]) -> Future[object]:
         """Let the thread do something after what it was given before."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "migration")
-        self._jobs.append(self._thread.submit(work))
-        return self._jobs[-1]
+        return self._thread.submit(work)
 
     def _send(self) -> None:
         assert self._shards is not None
@@ -127,6 +130,10 @@ class Migration:
         self._packed.result()
         self._shards.send()
         self._packed = None
+
+    def _take_behind(self) -> None:
+        self._copied.append(self._behind(self._take))
+        self._taking = True
 
     def _take(self) -> None:
         assert self._shards is not None
@@ -136,15 +143,14 @@ class Migration:
         self.digest = self._held.digest(self._held.index, self._version)
 
     def _settle(self) -> None:
-        """Everything is here, or is being copied."""
-        for job in self._jobs:
-            job.result()
-        if self._thread is not None:
-            self._thread.shutdown()
-            self._thread = None
+        """Everything has arrived: let the thread copy the rest of it, and use memory that is needed next."""
+        for work in self._copied:
+            work.result()
         if self._shards is None:
             self.digest = self._held.digest(self._held.index, self._version)
         self._arrived = True
+        for room in self._held.rooms():
+            self._behind(room)
         self._held.pool.establish(self._held.optimizer.state())
 
     def add_sums(self, reduced: torch.Tensor) -> None:

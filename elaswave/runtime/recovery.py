@@ -71,9 +71,10 @@ def _recover_once(
             # only begun, unless it is to be waited for: it goes on behind the next forward
             restored.migration.progress()
             if not job.config.elasticity.background_migration:
-                restored.migration.finish()
+                restored.migration.arrive()
         with job.phase(Phase.RESUME, times):
-            job.world().barrier()
+            if not restored.calm:
+                job.world().barrier()
             job.resume(restored)
     except PeerLost:
         restored.migration.abandon()

@@ -47,6 +47,8 @@ class Origin:
         announced: digest of the whole state, as at the commit; None until it is known.
         name: for messages.
         moved: the new layout is filled already.
+        calm: it was not looked at, as nobody was lost and nothing is damaged; all members are at this version, and
+            have all weights of the layout.
     """
 
     version: int
@@ -58,6 +60,7 @@ class Origin:
     announced: int | None = None
     name: str = "the members"
     moved: bool = False
+    calm: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,7 @@ class Restored:
         truth: per unit the digest of its weights.
         migration: what is on its way.
         salvage: what is left to compute of the step after `version`.
+        calm: nobody need wait for the others, who come to the same.
     """
 
     held: Holding
@@ -79,6 +83,7 @@ class Restored:
     truth: tuple[int, ...]
     migration: Migration
     salvage: Salvage
+    calm: bool
 
     @property
     def bytes_moved(self) -> int:
@@ -114,7 +119,7 @@ def restore(job: "Job", *, calm: bool = False) -> Restored:
     )
     survey, origin, truth = _agree(job, held, calm)
     index = job.plan.index_of(job.agent.worker_id)
-    spoiled = not calm and _check_weights(job, origin.version, truth)
+    spoiled = not origin.calm and _check_weights(job, origin.version, truth)
     left = salvage.plan(job, survey, origin.version, spoiled=spoiled)
     if left.forget:
         stage.gradients.begin()
@@ -130,6 +135,7 @@ def restore(job: "Job", *, calm: bool = False) -> Restored:
         truth=truth,
         migration=_migrate(job, held, origin, aside, weight_bytes),
         salvage=left,
+        calm=origin.calm,
     )
 
 
@@ -146,8 +152,8 @@ def _agree(job: "Job", held: Holding, calm: bool) -> tuple[Survey, Origin, tuple
         survey = take(job, held.number, bad)
         decision = choose(survey.offers)
         found = set[Offer]()
-        if calm and not isinstance(decision, Lost) and decision.version in survey.totals:
-            return survey, _origin(job, decision, survey), job.truth
+        if calm and not isinstance(decision, Lost) and decision.version in survey.totals and _between(survey, decision):
+            return survey, replace(_origin(job, decision, survey), calm=True), job.truth
         if isinstance(decision, Lost):
             origin = _begin(job, held, decision, survey)
         else:
@@ -165,6 +171,11 @@ def _agree(job: "Job", held: Holding, calm: bool) -> tuple[Survey, Origin, tuple
                 f"what is to be restored from {origin.name} is {unsigned(total):016x}"
             )
         return survey, replace(origin, announced=unsigned(total)), tuple(map(unsigned, truth))
+
+
+def _between(survey: Survey, decision: Decision) -> bool:
+    """Whether all members are between two steps, after that of the decision."""
+    return all(done.step == decision.version and not done.spans for done in survey.done)
 
 
 def _verify(job: "Job", decision: Decision, known: set[Offer]) -> set[Offer]:
@@ -294,12 +305,10 @@ def _fetch_weights(job: "Job", origin: Origin) -> tuple[int, dict[str, list[int]
     weights, bounds = stage.weights, stage.layers.table.unit_bounds
     weights.active = weights.slot_of(origin.version)
     lacking = weights.lacking(origin.version)
-    rows = gather_json(job.world(), [lacking, sorted(stage.gradients.aside)])
-    aside = {worker_id: row[1] for worker_id, row in zip(job.plan.worker_ids, rows, strict=True)}
-    wanted = {
-        worker_id: join(sorted(bounds[unit] for unit in row[0]))
-        for worker_id, row in zip(job.plan.worker_ids, rows, strict=True)
-    }
+    told = _known(job, origin) if origin.calm else gather_json(job.world(), [lacking, sorted(stage.gradients.aside)])
+    rows = dict(zip(job.plan.worker_ids, told, strict=True))
+    aside = {worker_id: row[1] for worker_id, row in rows.items()}
+    wanted = {worker_id: join(sorted(bounds[unit] for unit in row[0])) for worker_id, row in rows.items()}
     if not any(wanted.values()):
         return 0, aside
     mine = wanted[job.agent.worker_id]
@@ -314,6 +323,21 @@ def _fetch_weights(job: "Job", origin: Origin) -> tuple[int, dict[str, list[int]
         weights.put(unit, target.tensors["master"][at : at + size], origin.version)
         at += size
     return remap.bytes_received, aside
+
+
+def _known(job: "Job", origin: Origin) -> list[tuple[list[int], list[int]]]:
+    """What each member would tell when all is calm: the units that are new to it, and that it has no sums."""
+    assert job.plan is not None
+    sizes = job.trainee.stage.layers.table.unit_sizes()
+    new = [(bucket.units, bucket.members) for bucket in job.plan.buckets]
+    found = []
+    for member in range(len(job.plan.worker_ids)):
+        here, before = (
+            {unit for units, members in buckets if member in members for unit in units}
+            for buckets in (new, origin.layout.buckets)
+        )
+        found.append((sorted(unit for unit in here - before if sizes[unit]), list[int]()))
+    return found
 
 
 # -- shards and sums: needed at the end of the step ------------------------------------------------------------

@@ -5,7 +5,7 @@ the same step, which gives the same bits for a third of the bytes (AdamW) and th
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -64,8 +64,8 @@ class Copy(ABC):
         """
 
     @abstractmethod
-    def make_room(self) -> None:
-        """Use all memory for the first time, which takes long; before anything is received."""
+    def rooms(self) -> list[Callable[[], object]]:
+        """What uses memory of a new copy for the first time that its first version does not fill."""
 
     @abstractmethod
     def state_target(self) -> torch.Tensor:
@@ -108,9 +108,8 @@ class StateCopy(Copy):
                 return slot
         raise KeyError(f"version {version} is not here; {self.versions} are")
 
-    def make_room(self) -> None:
-        for slot in (self._building, self._whole):
-            slot.raw.zero_()
+    def rooms(self) -> list[Callable[[], object]]:
+        return [self._whole.raw.zero_]
 
     def state_target(self) -> torch.Tensor:
         self._building.version = None
@@ -146,10 +145,8 @@ class ReplayCopy(Copy):
     def state(self, version: int) -> Slot:
         return self._replica.state(version)
 
-    def make_room(self) -> None:
-        self._replica.staging().raw.zero_()
-        self._replica.make_room()
-        self._gradient.zero_()
+    def rooms(self) -> list[Callable[[], object]]:
+        return [self._gradient.zero_, self._replica.make_room]
 
     def state_target(self) -> torch.Tensor:
         return self._replica.staging().raw

@@ -89,10 +89,9 @@ class Pool:
         self.copies: Mapping[int, Copy] = {shard: make_copy(shard) for shard in kept}
         self._ticket: Ticket | None = None
 
-    def make_room(self) -> None:
-        """Use all memory of the copies for the first time, which takes long; before anything is received."""
-        for copy in self.copies.values():
-            copy.make_room()
+    def rooms(self) -> list[Callable[[], object]]:
+        """What uses memory of new copies for the first time that their first version does not fill."""
+        return [room for copy in self.copies.values() for room in copy.rooms()]
 
     def establish(self, own: Slot) -> Ticket:
         """Begin to make the first copies, whole whatever the mode; every member calls it at the same version.

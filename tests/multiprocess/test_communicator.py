@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.ranks import Rank, start
 
-from elaswave.communicator.group import Group
+from elaswave.communicator.group import Group, GroupSpec
 from elaswave.errors import PeerLost
 
 DTYPES = (torch.int64, torch.float32, torch.float64, torch.bfloat16, torch.int32, torch.uint8)
@@ -188,3 +188,32 @@ def test_two_hundred_edits_leave_nothing_behind() -> None:
         for rank in range(2):
             counts = ranks.result(rank)
             assert max(counts[2:]) <= max(counts[:2])
+
+
+def other_groups(me: Rank) -> list[float]:
+    """Pairs that are shared out anew between two collectives of all, while the group of all goes on."""
+    world, found = me.enter(), []
+    for pairs in ([(0, 1), (2, 3)], [(0, 2), (1, 3)], [(0, 2), (1, 3)], [(0, 3), (1, 2)]):
+        mine = next(pair for pair in pairs if me.rank in pair)
+        pair = GroupSpec(tuple(world.members[rank] for rank in mine))
+        me.mesh.regroup({"world": world.spec, "pair": pair})
+        assert me.mesh.group("world") is world
+        for _ in range(3):
+            world.all_reduce(torch.ones(70_001))
+            total = torch.full((70_001,), float(10**me.rank))
+            me.mesh.group("pair").all_reduce(total)
+        world.barrier()
+        found.append(float(total[-1]))
+    return found
+
+
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
+def test_groups_change_within_an_epoch(transport):
+    with start(4, other_groups, transport=transport) as ranks:
+        ranks.view(range(4))
+        assert [ranks.result(rank) for rank in range(4)] == [
+            [11.0, 101.0, 101.0, 1001.0],
+            [11.0, 1010.0, 1010.0, 110.0],
+            [1100.0, 101.0, 101.0, 110.0],
+            [1100.0, 1010.0, 1010.0, 1001.0],
+        ]

@@ -129,3 +129,18 @@ def test_config_chooses():
     part = fast.to_float(fast.buffer[1:3])
     part.fill_(1.0)
     assert not fast.buffer.any()
+
+
+@pytest.mark.parametrize("kind", [ExactAccumulator, FastAccumulator])
+def test_a_sum_of_another_size_is_zero_and_in_the_same_memory(kind):
+    accumulator = kind(400)
+    memory = accumulator.buffer.data_ptr()
+    accumulator.add(torch.ones(400), 0)
+    assert accumulator.resize(300)
+    assert (len(accumulator.buffer), bool(accumulator.buffer.any())) == (300, False)
+    accumulator.add(torch.ones(200), 1, at=100)
+    assert accumulator.resize(500)
+    assert (len(accumulator.buffer), bool(accumulator.buffer.any())) == (500, False)
+    assert accumulator.buffer.data_ptr() == memory
+    assert not accumulator.resize(501)
+    assert len(accumulator.buffer) == 500

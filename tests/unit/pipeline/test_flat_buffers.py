@@ -261,3 +261,32 @@ def test_ranges_are_as_few_as_possible(numbers):
     spans = spans_of(numbers)
     assert [n for start, stop in spans for n in range(start, stop)] == sorted(numbers)
     assert all(first[1] < second[0] for first, second in pairwise(spans))
+
+
+def test_memory_of_sums_that_are_over_is_used_again():
+    gradients = gradients_of([(0, 1)])
+    memory = gradients.sums[0, 1].buffer.data_ptr()
+    add(gradients, 0, [1])
+    gradients.forget_records()
+    gradients.hold(Buckets(TABLE, [(0, 1, 3)]))
+    assert gradients.sums[0, 1, 3].buffer.data_ptr() == memory
+    assert not gradients.sums[0, 1, 3].buffer.any()
+
+
+def test_a_change_of_buckets_copies_no_weights_and_uses_memory_again():
+    before = weights_of([(0, 1)])
+    advance(before, 1, 2.0)
+    before.active = 1
+    advance(before, 2, 3.0)
+    before.active = 0
+    memory = {before.flat((0, 1), slot).data_ptr() for slot in range(2)}
+    weights = Weights.carried_over(before, Buckets(TABLE, [(0, 1, 3)]), 2)
+    assert weights.unit(0) is before.unit(0)
+    weights.put(3, of_unit(3), 2)
+    found = set()
+    for version in (3, 4):
+        advance(weights, version, 1.0)
+        weights.active = 1 - weights.active
+        found.add(weights.flat((0, 1, 3), weights.active).data_ptr())
+        assert torch.equal(weights.unit(3), of_unit(3))
+    assert found == memory

@@ -1,5 +1,6 @@
 """A shard arrives behind the training: taken in when it is there, waited for when it is needed, and once."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,13 +50,14 @@ class Held:
 
     def __init__(self, log: list[str]) -> None:
         self.index = 3
+        self.memory = torch.ones(4)
         self.optimizer = SimpleNamespace(
             adopt=lambda version, scalars: log.append(f"adopt {version} {scalars}"), state=lambda: "state"
         )
         self.pool = SimpleNamespace(establish=lambda state: log.append(f"copy {state}"))
 
-    def make_room(self) -> None:
-        """There is nothing to use for the first time."""
+    def rooms(self) -> list[Callable[[], object]]:
+        return [self.memory.zero_]
 
     def digest(self, shard: int, version: int) -> int:
         return 1000 * shard + version
@@ -101,6 +103,15 @@ def test_it_arrives_once():
         moving.progress()
     assert sorted(log) == sorted([*BEGUN, *TAKEN])
     assert log[-3:] == TAKEN
+
+
+def test_memory_of_the_next_step_has_been_used_when_it_is_needed():
+    log: list[str] = []
+    moving = migration(log)
+    moving.arrive()
+    moving.finish()
+    assert moving._held.memory.tolist() == [0.0] * 4
+    assert moving.waited_s > 0
 
 
 def test_a_layout_that_was_filled_at_once_is_only_copied():

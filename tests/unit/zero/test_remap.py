@@ -1,5 +1,7 @@
 """A change of layout puts every element where it belongs, and leaves the old shards as they were."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -203,3 +205,29 @@ def test_two_plans_travel_at_once_and_say_when_they_are_ready():
         remap.finish()
         assert remap.ready
     assert not rest.tensors["other"].any()
+
+
+def test_what_is_copied_can_be_left_to_another_thread():
+    old, new = cut([640] * 4, 2, "contiguous", 16), cut([640] * 4, 3, "interleaved", 16)
+    names, state = ["w0", "w1", "w2"], whole(2560)
+    network, plan = FakeNetwork(names), route(old, new, [["w0"], ["w1"]], names)
+    targets = [empty(new, i) for i in range(3)]
+    remaps = [
+        Remap(group, plan, {i: part(state, old, i)} if i < 2 else {}, targets[i], kinds=KINDS)
+        for i, group in enumerate(network.groups)
+    ]
+    with ThreadPoolExecutor(1) as thread:
+        for remap in remaps:
+            remap.ask()
+            thread.submit(remap.pack).result()
+            kept = thread.submit(remap.keep)
+            remap.send()
+            kept.result()
+        assert not all(remap.ready for remap in remaps)
+        for remap in remaps:
+            remap.wait()
+            assert remap.ready
+            thread.submit(remap.take).result()
+    for i, target in enumerate(targets):
+        expected = part(state, new, i)
+        assert all(torch.equal(target.tensors[kind], expected.tensors[kind]) for kind in KINDS)
