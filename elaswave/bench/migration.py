@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -36,6 +37,7 @@ from elaswave.bench.result import (
 from elaswave.config import Config, ZeroLayout, from_mapping
 from elaswave.coordination.timeouts import Timeouts
 from elaswave.errors import BenchError, ConfigError
+from elaswave.events import Stage
 from elaswave.runtime.boundary import replan
 from elaswave.runtime.build import optimizer_maker
 from elaswave.runtime.job import Job, join
@@ -47,8 +49,8 @@ CONTENDERS = tuple(f"{kind}, {mode}" for kind in ZeroLayout for mode in (BLOCKIN
 BASELINE = f"{ZeroLayout.CONTIGUOUS}, {BLOCKING}"
 BEST = f"{ZeroLayout.INTERLEAVED}, {BACKGROUND}"
 SEQUENCE_LENGTH = 8
-WARM_UP_STEPS = 2
-SETTLED_STEPS = 2
+WARM_UP_STEPS = 1
+SETTLED_STEPS = 3
 START_TIMEOUT_S = 180.0
 VISIT_TIMEOUT_S = 300.0
 STEPS_MAX = 1_000_000
@@ -60,10 +62,10 @@ Move = dict[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=8, help="of each job, half of them per stage (default 8)")
     parser.add_argument("--layers", type=int, default=16, help="of the model, half of them per stage (default 16)")
-    parser.add_argument("--width", type=int, default=256, help="a layer has 12 * width^2 parameters (default 256)")
-    parser.add_argument("--layer-ms", type=float, default=15.0, help="least time of a layer's forward (default 15)")
+    parser.add_argument("--width", type=int, default=320, help="a layer has 12 * width^2 parameters (default 320)")
+    parser.add_argument("--layer-ms", type=float, default=10.0, help="least time of a layer's forward (default 10)")
     parser.add_argument("--copies", type=int, default=0, help="of every shard on neighbours (default 0)")
-    parser.add_argument("--repetitions", type=int, default=5, help="moves there and back, in turns (default 5)")
+    parser.add_argument("--repetitions", type=int, default=3, help="moves there and back, in turns (default 3)")
 
 
 def run(arguments: argparse.Namespace) -> Result:
@@ -75,7 +77,7 @@ def run(arguments: argparse.Namespace) -> Result:
     """
     check(arguments)
     ranks = _measure(arguments)
-    _check_digests(ranks)
+    compare(ranks)
     measured = {name: figures([rank["moves"][name] for rank in ranks if name in rank["moves"]]) for name in CONTENDERS}
     ratios = ratios_of(measured)
     data_parallel = arguments.workers // STAGES
@@ -96,9 +98,9 @@ def run(arguments: argparse.Namespace) -> Result:
         ratios=ratios,
         targets=tuple(targets_of(ratios, data_parallel)),
         notes=(
-            "stall_ms: the step in which a layer moves, beside steps of the same layout; the slowest worker's",
-            "interrupted_ms: of it, until the last worker computes again; waited_ms: for state on its way, wherever",
-            "next_step_ms: what the step after it takes longer",
+            "stall_ms: until the last worker computes, beside a healthy step, and what it waits for at the step's end",
+            "step_longer_ms: the step in which a layer moves, beside steps of the same layout, however caused",
+            "resumed_ms: until the last worker has done all that it must do before it computes",
             "*_received_mib: by the worker that receives most; state is master weights and moments",
             f"every step's digest equals that of one worker without a move: {len(ranks[-1]['digests'])} steps",
         ),
@@ -175,13 +177,18 @@ class _Training:
     """A job of this process's own, or its part of one."""
 
     def __init__(self, config: Config, arguments: argparse.Namespace, layer_s: float) -> None:
-        self.job: Job = join(config)
+        self.first_forward: dict[int, float] = {}
+        self.job: Job = join(config, probe=self._reached)
         self.model = self.job.pipeline(
             Blocks(arguments.layers, arguments.width, layer_s), Vectors(SEQUENCE_LENGTH, arguments.width)
         )
         self._optimizer = self.job.shard(optimizer_maker(config.optimizer), self.model)
         self._attempts = self.job.attempts()
         self.digests: dict[int, str] = {}
+
+    def _reached(self, step: int, point: str, job: Job) -> None:
+        if point == Stage.FORWARD:
+            self.first_forward.setdefault(step, time.monotonic())
 
     def step(self) -> float:
         """Compute a step; returns when it was committed, monotonic seconds."""
@@ -234,33 +241,31 @@ class _Worker:
         moves = []
         for shifted in (True, False):
             moves.append(self._move(before, shifted=shifted))
-            before = moves[-1]["settled"][-1]
+            before = moves[-1]["committed"][-1]
         return moves
 
     def _move(self, before: float, *, shifted: bool) -> Move:
-        job, held = self._training.job, self._training.model.stage.held
+        training = self._training
+        job, held, number = training.job, training.model.stage.held, training.job.step + 1
         replan(job, costs_of(self._arguments.layers, shifted=shifted))
-        resumed = time.monotonic()
-        if self._training.model.stage.held == held:
+        if training.model.stage.held == held:
             raise BenchError("no layer has moved")
-        moved = self._training.step()
-        migration = job.migration
+        resumed, waited_s = time.monotonic(), job.migration.waited_s
+        committed = [before, *(training.step() for _ in range(1 + SETTLED_STEPS))]
         return {
-            "before": before,
+            "committed": committed,
             "resumed": resumed,
-            "moved": moved,
-            "next": self._training.step(),
-            "settled": [self._training.step() for _ in range(SETTLED_STEPS)],
-            "waited_s": migration.waited_s,
-            "state_bytes": migration.bytes_received,
-            "weight_bytes": migration.weight_bytes,
+            "first_forward": [training.first_forward[step] for step in range(number, number + len(committed) - 1)],
+            "waited_at_end_s": job.migration.waited_s - waited_s,
+            "state_bytes": job.migration.bytes_received,
+            "weight_bytes": job.migration.weight_bytes,
         }
 
 
 # -- what it means ---------------------------------------------------------------------------------------------
 
 
-def _check_digests(ranks: Sequence[Any]) -> None:
+def compare(ranks: Sequence[Any]) -> None:
     """Raises BenchError where some worker's state is not that of one worker without a move."""
     truth = ranks[-1]["digests"]
     for number, rank in enumerate(ranks):
@@ -283,17 +288,21 @@ def figures(workers: Sequence[Sequence[Move]]) -> dict[str, list[float]]:
 
 
 def _figures_of(move: Sequence[Move]) -> dict[str, float]:
-    before, resumed, moved, following = (
-        max(one[key] for one in move) for key in ("before", "resumed", "moved", "next")
-    )
-    settled = [max(times) for times in zip(*(one["settled"] for one in move), strict=True)]
-    healthy = median(b - a for a, b in zip([following, *settled], settled, strict=False))
+    committed = [max(times) for times in zip(*(one["committed"] for one in move), strict=True)]
+    steps = [end - start for start, end in pairwise(committed)]
+    healthy_s = median(steps[2:])
+    # of each worker, from the last commit to its first forward, in every step
+    delays = [[first - start for first, start in zip(one["first_forward"], committed, strict=False)] for one in move]
+    until_computing_s = max(own[0] - median(own[2:]) for own in delays)
+    waited_at_end_s = max(one["waited_at_end_s"] for one in move)
     return {
-        "stall_ms": 1e3 * (moved - before - healthy),
-        "interrupted_ms": 1e3 * (resumed - before),
-        "waited_ms": 1e3 * max(one["waited_s"] for one in move),
-        "next_step_ms": 1e3 * (following - moved - healthy),
-        "healthy_step_ms": 1e3 * healthy,
+        "stall_ms": 1e3 * (until_computing_s + waited_at_end_s),
+        "until_computing_ms": 1e3 * until_computing_s,
+        "waited_at_end_ms": 1e3 * waited_at_end_s,
+        "resumed_ms": 1e3 * (max(one["resumed"] for one in move) - committed[0]),
+        "step_longer_ms": 1e3 * (steps[0] - healthy_s),
+        "next_step_longer_ms": 1e3 * (steps[1] - healthy_s),
+        "healthy_step_ms": 1e3 * healthy_s,
         "state_received_mib": max(one["state_bytes"] for one in move) / 2**20,
         "state_received_by_all_mib": sum(one["state_bytes"] for one in move) / 2**20,
         "weights_received_mib": max(one["weight_bytes"] for one in move) / 2**20,
@@ -310,7 +319,7 @@ def ratios_of(measured: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str
     for name in CONTENDERS:
         if name == BASELINE:
             continue
-        for metric in ("stall_ms", "interrupted_ms"):
+        for metric in ("stall_ms", "step_longer_ms"):
             pairs = paired_ratios(measured[name][metric], measured[BASELINE][metric])
             if pairs:
                 found[f"{name} / {BASELINE}, {metric}"] = spread(pairs)
