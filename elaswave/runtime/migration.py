@@ -52,7 +52,7 @@ class Migration:
         self._held, self._version, self._scalars = held, version, scalars
         self._shards, self._sums, self._extra = shards, sums, extra
         self.pending, self.digest, self.waited_s = True, 0, 0.0
-        self._arrived = self._taking = False
+        self._begun = self._taking = self._arrived = False
         self._thread: ThreadPoolExecutor | None = None
         self._packed: Future[object] | None = None
         self._copied: list[Future[object]] = []
@@ -62,17 +62,23 @@ class Migration:
         """From other workers, when all has arrived."""
         return sum(remap.bytes_received for remap in (self._shards, self._sums) if remap is not None)
 
-    def begin(self) -> None:
+    def progress(self) -> None:
+        """Between operations: begin, or take in what has arrived, without waiting.
+
+        Nothing is begun before the first operation of a step: while a pipeline fills, all wait for whoever is slow.
+        """
+        if not self._begun:
+            self._begin()
+        elif not self._arrived and self._goes_on():
+            self._settle()
+
+    def _begin(self) -> None:
         """Ask for what is to come, and begin to copy."""
+        self._begun = True
         if self._shards is not None:
             self._shards.ask()
             self._packed = self._behind(self._shards.pack)
             self._copied = [self._packed, self._behind(self._shards.keep)]
-
-    def progress(self) -> None:
-        """Take in what has arrived, without waiting."""
-        if not self._arrived and self._goes_on():
-            self._settle()
 
     def _goes_on(self) -> bool:
         """Do what can be done without waiting; whether the shard has arrived and everything is copied."""
@@ -91,6 +97,8 @@ class Migration:
         if self._arrived:
             return
         start = SYSTEM.monotonic()
+        if not self._begun:
+            self._begin()
         if self._packed is not None:
             self._send()
         if self._shards is not None and not self._taking:

@@ -68,8 +68,7 @@ def _recover_once(
         restored = restore(job, calm=calm)
     try:
         with job.phase(Phase.MIGRATE, times):
-            # only begun, unless it is to be waited for: it goes on behind the next forward
-            restored.migration.progress()
+            # it goes on behind the training, unless it is to be waited for
             if not job.config.elasticity.background_migration:
                 restored.migration.arrive()
         with job.phase(Phase.RESUME, times):

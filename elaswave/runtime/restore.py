@@ -346,7 +346,7 @@ def _known(job: "Job", origin: Origin) -> list[tuple[list[int], list[int]]]:
 def _migrate(
     job: "Job", held: Holding, origin: Origin, aside: Mapping[str, Sequence[int]], weight_bytes: int
 ) -> Migration:
-    """Begin to fill the new shard, and to bring together the sums that members have set aside."""
+    """What fills the new shard, and brings together the sums that members have set aside."""
     assert job.plan is not None
     shards = None
     if not origin.moved:
@@ -354,6 +354,4 @@ def _migrate(
         target = Part(ranges=held.layout.ranges(held.index), tensors=held.optimizer.staging().tensors)
         shards = Remap(job.world(), plan, origin.parts, target)
     sums, extra = salvage.bring_together(job, held, aside, SUMS_TAG)
-    migration = Migration(held, origin.version, origin.scalars, shards, sums, extra, weight_bytes)
-    migration.begin()
-    return migration
+    return Migration(held, origin.version, origin.scalars, shards, sums, extra, weight_bytes)

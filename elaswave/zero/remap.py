@@ -91,7 +91,8 @@ class Remap:
         self._packed: dict[int, torch.Tensor] = {}
         self._sends: list[Handle] = []
         self._receives: list[tuple[Handle, torch.Tensor, list[Transfer]]] = []
-        self.bytes_sent = self.bytes_received = self.bytes_kept = 0
+        self.bytes_sent = self.bytes_kept = 0
+        self.bytes_received = self._message_bytes([t for t in plan if t.destination == self._me != t.source])
 
     def start(self) -> Self:
         """Post all messages, and copy what is here while they travel. The sources may change once it returns."""
@@ -107,7 +108,6 @@ class Remap:
         for peer, transfers in incoming.items():
             message = torch.empty(self._message_bytes(transfers), dtype=torch.uint8)
             self._receives.append((self._group.irecv(message, peer, self._tag), message, transfers))
-            self.bytes_received += message.numel()
 
     def pack(self) -> None:
         """Put together what others get; needs no messages."""

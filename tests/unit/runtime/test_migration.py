@@ -82,7 +82,7 @@ def test_what_has_not_arrived_is_not_waited_for_between_operations():
     log: list[str] = []
     shards = Arrival(log, "shards")
     moving = migration(log, shards=shards)
-    moving.begin()
+    moving.progress()
     for last in ("send shards", "keep shards"):
         go_on_until(moving, log, last)
     assert sorted(log) == sorted(BEGUN)
@@ -97,7 +97,7 @@ def test_what_has_not_arrived_is_not_waited_for_between_operations():
 def test_it_arrives_once():
     log: list[str] = []
     moving = migration(log, shards=Arrival(log, "shards"))
-    moving.begin()
+    moving.progress()
     for _ in range(2):
         moving.finish()
         moving.progress()
@@ -118,6 +118,7 @@ def test_a_layout_that_was_filled_at_once_is_only_copied():
     log: list[str] = []
     moving = migration(log)
     moving.progress()
+    moving.progress()
     assert log == ["copy state"]
     assert moving.digest == 3004
     assert moving.bytes_received == 0
@@ -126,7 +127,7 @@ def test_a_layout_that_was_filled_at_once_is_only_copied():
 def test_after_a_loss_nothing_has_arrived():
     log: list[str] = []
     moving = migration(log, shards=Arrival(log, "shards", lost=True))
-    moving.begin()
+    moving.progress()
     with pytest.raises(PeerLost):
         moving.finish()
     moving.abandon()
