@@ -56,6 +56,7 @@ class Migration:
         self._thread: ThreadPoolExecutor | None = None
         self._packed: Future[object] | None = None
         self._copied: list[Future[object]] = []
+        self._rooms: list[Future[object]] = []
 
     @property
     def bytes_received(self) -> int:
@@ -116,7 +117,9 @@ class Migration:
         self.arrive()
         if self._thread is not None:
             start = SYSTEM.monotonic()
-            self._thread.shutdown()
+            for room in self._rooms:
+                room.result()
+            self._thread.shutdown(wait=False)  # it has nothing left to do, and its end is not waited for
             self._thread = None
             self.waited_s += SYSTEM.monotonic() - start
 
@@ -157,8 +160,7 @@ class Migration:
         if self._shards is None:
             self.digest = self._held.digest(self._held.index, self._version)
         self._arrived = True
-        for room in self._held.rooms():
-            self._behind(room)
+        self._rooms = [self._behind(room) for room in self._held.rooms()]
         self._held.pool.establish(self._held.optimizer.state())
 
     def add_sums(self, reduced: torch.Tensor) -> None:
