@@ -98,7 +98,7 @@ def regions(job: Job, fault: Fault) -> list[Region]:
 
 
 def _shards(job: Job) -> list[Region]:
-    for held in job.holdings():
+    for held in job.state.holdings():
         if held.optimizer.versions:
             state = held.optimizer.state(max(held.optimizer.versions))
             return [_region(f"shard {held.index}", held.index, state.version, state.tensors)]
@@ -107,7 +107,7 @@ def _shards(job: Job) -> list[Region]:
 
 def _copies(job: Job) -> list[Region]:
     """Of the newest layout that has any; one that is being received is waited for, so that a flip has one outcome."""
-    for held in job.holdings():
+    for held in job.state.holdings():
         held.pool.finish()
         states = [(shard, copy.state(max(copy.versions))) for shard, copy in held.pool.copies.items() if copy.versions]
         if states:

@@ -91,4 +91,4 @@ def _settle(job: "Job") -> None:
     if job.migration.pending:
         job.migration.finish()
         rows = gather_rows(job.world(), [signed(job.migration.digest)])
-        job.check_state(tuple(unsigned(row[0]) for row in rows))
+        job.state.check(job.step, tuple(unsigned(row[0]) for row in rows))

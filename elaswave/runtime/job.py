@@ -14,7 +14,7 @@ from elaswave.config import Config
 from elaswave.coordination.agent import Agent
 from elaswave.coordination.secret import job_secret
 from elaswave.data.dataset import Dataset
-from elaswave.errors import CorruptState, Damaged, Dismissed
+from elaswave.errors import Dismissed
 from elaswave.events import Kind, Phase, Recorder, Stage
 from elaswave.numerics import pin_threads
 from elaswave.pipeline.buckets import Key
@@ -26,7 +26,6 @@ from elaswave.runtime.attempt import Attempt
 from elaswave.runtime.boundary import farewell
 from elaswave.runtime.build import build_stage
 from elaswave.runtime.checkpoints import Checkpoints
-from elaswave.runtime.exchange import unsigned
 from elaswave.runtime.handles import ModelHandle, OptimizerHandle
 from elaswave.runtime.holding import Holding
 from elaswave.runtime.identity import config_digest, settings, versions
@@ -34,21 +33,17 @@ from elaswave.runtime.marker import began, mark_begun
 from elaswave.runtime.migration import Migration
 from elaswave.runtime.recovery import WORLD, bucket_group, recover
 from elaswave.runtime.restore import Restored
+from elaswave.runtime.sharded_state import ShardedState
 from elaswave.runtime.solo import SoloAgent
 from elaswave.runtime.views import interrupting
 from elaswave.runtime.vote import Vote
 from elaswave.runtime.work import Work
 from elaswave.snapshot.ring import Holding as Offer
-from elaswave.snapshot.verify import combine, digest
 from elaswave.topology import View
 from elaswave.zero.schema import Make
 
 Probe = Callable[[int, str, "Job"], None]
 """Called with (step, point, job) at every stage of a step and phase of a recovery; may hurt what the job holds."""
-DAMAGES_MAX = 3
-"""How often the state of one step is restored because it is damaged, before the job gives up."""
-GENERATION_BITS = 8
-"""Of the number of a layout: how often one view may begin anew."""
 
 
 def join(config: Config, *, recorder: Recorder | None = None, probe: Probe | None = None) -> "Job":
@@ -92,10 +87,9 @@ class Job:
         departed: this worker has left on purpose.
         plan: who computes and holds what in `view`.
         operations: what this worker does in the attempt on offer.
-        migration: what is on its way into the layout of `plan`.
+        state: this worker's part of the sharded state, in the layout of `plan`.
         pending: vote, gradient norm and learning rate of the step that is being committed.
         leavers: indices of members that leave after the last committed step.
-        truth: per unit the digest of its weights after the last committed step; empty when nobody has told.
         agreed_epoch: every member has received the views up to here.
         spent: what is known to have been computed of the open step, kept or not.
     """
@@ -117,14 +111,9 @@ class Job:
         self.operations: tuple[Operation, ...] = ()
         self.agreed_epoch, self.leavers = 0, list[int]()
         self.pending: tuple[Vote, float, float] | None = None
-        self._held: Holding | None = None
-        self._before: Holding | None = None
-        self._migration: Migration | None = None
-        self._state_digest = 0
-        self.truth: tuple[int, ...] = ()
+        self.state = ShardedState(config.snapshot)
         self._work = Work()
         self._keeps_sums = self._computing = False
-        self._damages: list[int] = []
         self.spent = Spent()
         self._step_began_s = 0.0
         agent.on_view = self._on_view
@@ -217,22 +206,16 @@ class Job:
 
     @property
     def holding(self) -> Holding:
-        assert self._held is not None, "attempts() makes the first layout"
-        return self._held
+        return self.state.holding
 
     @property
     def migration(self) -> Migration:
-        assert self._migration is not None, "attempts() makes the first layout"
-        return self._migration
+        return self.state.migration
 
     @property
     def trainee(self) -> ModelHandle:
         assert self.model is not None, "call job.pipeline(model, dataset) first"
         return self.model
-
-    def holdings(self) -> list[Holding]:
-        """The current layout and, until its first commit, the last one that was whole before."""
-        return [held for held in (self._held, self._before) if held is not None]
 
     def world(self) -> Group:
         return self.mesh.group(WORLD)
@@ -302,69 +285,6 @@ class Job:
         """Write numbers of the script down."""
         self.recorder.emit(Kind.METRICS, step=self.step, **values)
 
-    def state_digest(self) -> int:
-        """Of the own shard that the step begins from, as it is now; 0 when nobody wants to know."""
-        if self.migration.pending:
-            return self.migration.digest
-        return self.holding.digest(self.holding.index, self.step) if self.config.snapshot.verify else 0
-
-    def damages(self) -> tuple[int, int]:
-        """Units of the weights that the step was computed with, and copies, that are not what was committed."""
-        snapshot, weights = self.config.snapshot, self.trainee.stage.weights
-        scrubbed = snapshot.scrub_steps and self.step % snapshot.scrub_steps == 0 and not self.migration.pending
-        return (
-            len(weights.damaged(self.step, self.truth, digest)) if snapshot.verify_weights else 0,
-            len(self.holding.damaged_copies(self.step)) if scrubbed else 0,
-        )
-
-    def check_vote(self, vote: Vote) -> None:
-        """What all members begin the step from, and computed it with, is what was committed.
-
-        Raises:
-            Damaged: it is not; every member finds the same.
-        """
-        self.check_state(vote.digests)
-        if vote.damaged_weights:
-            raise self._damage(f"{vote.damaged_weights} units of the weights of step {self.step} are damaged")
-        if vote.damaged_copies:
-            raise self._damage(f"{vote.damaged_copies} copies of shards of step {self.step} are damaged")
-
-    def check_commit(self, rows: Sequence[Sequence[int]]) -> None:
-        """No member has made its new version from a shard that was damaged after the vote.
-
-        Args:
-            rows: see `commit`.
-
-        Raises:
-            Damaged: one has, and has taken its version back; every member finds the same.
-        """
-        if wrong := [shard for shard, row in enumerate(rows) if row[4]]:
-            raise self._damage(f"the live state of shards {wrong} of step {self.step} was damaged after the vote")
-
-    def check_state(self, digests: tuple[int, ...]) -> None:
-        """What all members begin the step from is what was committed; a new layout is proved whole by that.
-
-        Args:
-            digests: of every shard as its owner has it now.
-
-        Raises:
-            Damaged: it is not; every member finds the same.
-        """
-        held = self.holding
-        if self.migration.pending:
-            if combine(digests) != self._state_digest:
-                raise self._damage(f"what arrived of step {self.step} in a new layout is not what was sent")
-            held.record(self.step, digests)
-            held.whole, self.migration.pending = True, False
-        elif self.config.snapshot.verify and (known := held.digests[self.step]) != digests:
-            wrong = [shard for shard, pair in enumerate(zip(known, digests, strict=True)) if pair[0] != pair[1]]
-            raise self._damage(f"the live state of shards {wrong} of step {self.step} is not what was committed")
-
-    def _damage(self, message: str) -> CorruptState:
-        """An end to trying when one step is damaged again and again."""
-        self._damages = [*(step for step in self._damages if step == self.step), self.step]
-        return (Damaged if len(self._damages) <= DAMAGES_MAX else CorruptState)(message)
-
     def commit(self, rows: Sequence[Sequence[int]]) -> None:
         """Name the new version the current one, everywhere or nowhere: nothing in here waits for anybody.
 
@@ -372,22 +292,20 @@ class Job:
             rows: per member the digest of its shard, its newest epoch, whether it leaves, whether it is still writing
                 a checkpoint, whether its shard was damaged, and per unit its part of the digest of the weights.
         """
-        held, step = self.holding, self.step + 1
-        held.optimizer.commit()
+        step = self.step + 1
         self.trainee.stage.select(step)
-        held.record(step, [unsigned(row[0]) for row in rows])
-        self.truth = tuple(combine(column) for column in list(zip(*rows, strict=True))[5:])
+        state_digest = self.state.commit(step, rows)
         self.agreed_epoch = min(row[1] for row in rows)
         self.leavers = [i for i, row in enumerate(rows) if row[2]]
-        self._before = None
         if not self.began:
             self.began = True
             mark_begun(self.run_folder)
-        self._announce(step, combine(held.digests[step]))
+        self._announce(step, state_digest)
         assert self.plan is not None
         self._take_up(self.plan.tasks)
         self._reach(Stage.SNAPSHOT)
         assert self.pending is not None
+        held = self.holding
         held.pool.start(held.optimizer.state(), gradient=held.optimizer.gradient, lr=self.pending[2])
         self.checkpoints.after(self, step, busy=any(row[3] for row in rows))
 
@@ -422,28 +340,11 @@ class Job:
             self.spent.merge(self._work.of_lost(self.view.worker_ids()))
         self.plan = plan
 
-    def next_layout(self) -> int:
-        """Number of the layout that is made now: equal on all members, larger than all before."""
-        before = max((held.number for held in self.holdings()), default=0)
-        first = self.entered_epoch << GENERATION_BITS
-        return max(first, before + 1)
-
-    def release_copies(self) -> None:
-        """End shipping and migration that will not complete; copies that have arrived count."""
-        if self._migration is not None:
-            self._migration.abandon()
-        for held in self.holdings():
-            held.pool.settle()
-
     def resume(self, restored: Restored) -> None:
         """Everyone has what it needs to go on: compute in the new layout."""
-        if self._held is not None and restored.version == self.step + 1:
+        if self.state.entered and restored.version == self.step + 1:
             self._announce(restored.version, restored.digest)
-        if self._held is not None and self._held.whole:
-            self._before = self._held
-        self._held, self._migration = restored.held, restored.migration
-        self._state_digest = restored.digest
-        self.truth = restored.truth
+        self.state.enter(restored.held, restored.migration, restored.digest, restored.truth)
         self.step = restored.version
         self.trainee.stage.select(restored.version)
         self.settled = True

@@ -50,7 +50,7 @@ def _recover_once(
     """One try: detect, agree, plan, relink, restore, migrate, resume."""
     times: dict[str, float] = {}
     with job.phase(Phase.DETECT, times, since=interrupted_at):
-        job.release_copies()
+        job.state.release()
     with job.phase(Phase.AGREE, times):
         same = target is not None and target.epoch == job.entered_epoch
         job.view = view = target or _agree(job)

@@ -109,13 +109,13 @@ def restore(job: "Job", *, calm: bool = False) -> Restored:
     held = make_holding(
         config=job.config,
         plan=job.plan,
-        number=job.next_layout(),
+        number=job.state.next_number(job.entered_epoch),
         worker_id=job.agent.worker_id,
         group=job.world(),
         stage=stage,
         make=job.optimizer.make,
         schema=job.optimizer.schema,
-        before=next(iter(job.holdings()), None),
+        before=next(iter(job.state.holdings()), None),
     )
     survey, origin, truth = _agree(job, held, calm)
     index = job.plan.index_of(job.agent.worker_id)
@@ -153,7 +153,7 @@ def _agree(job: "Job", held: Holding, calm: bool) -> tuple[Survey, Origin, tuple
         decision = choose(survey.offers)
         found = set[Offer]()
         if calm and not isinstance(decision, Lost) and decision.version in survey.totals and _between(survey, decision):
-            return survey, replace(_origin(job, decision, survey), calm=True), job.truth
+            return survey, replace(_origin(job, decision, survey), calm=True), job.state.truth
         if isinstance(decision, Lost):
             origin = _begin(job, held, decision, survey)
         else:
@@ -181,7 +181,7 @@ def _between(survey: Survey, decision: Decision) -> bool:
 def _verify(job: "Job", decision: Decision, known: set[Offer]) -> set[Offer]:
     """Own holdings of the decision whose content is not what its owner announced, beside those that are known."""
     bad = set()
-    for held in job.holdings():
+    for held in job.state.holdings():
         recorded = held.digests.get(decision.version)
         if held.number != decision.layout_epoch or recorded is None:
             continue
@@ -241,7 +241,7 @@ def _initial(job: "Job", held: Holding) -> torch.Tensor:
 
 
 def _origin(job: "Job", decision: Decision, survey: Survey) -> Origin:
-    source = next((held for held in job.holdings() if held.number == decision.layout_epoch), None)
+    source = next((held for held in job.state.holdings() if held.number == decision.layout_epoch), None)
     parts: dict[int, Part] = {}
     if source is None:
         layout = layout_of(job.config, job.trainee.stage, survey.layouts[decision.layout_epoch], len(decision.holders))

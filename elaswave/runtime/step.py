@@ -33,7 +33,7 @@ def commit_step(job: "Job") -> None:
     held.pool.finish()
     with job.stage(Stage.VOTE):
         vote = _vote(job, gradient)
-        job.check_vote(vote)
+        job.state.check_vote(job.step, vote)
     norm = norm_from_limbs(vote.limbs)
     scale = clip_scale(norm, config.training.clip_norm)
     lr = learning_rate(step, config.optimizer, config.training.steps)
@@ -52,7 +52,7 @@ def commit_step(job: "Job") -> None:
     with job.stage(Stage.COMMIT):
         told = [signed(own), job.newest_epoch(), job.agent.leaving, job.checkpoints.busy, spoiled]
         rows = gather_rows(job.world(), [*told, *(map(signed, proof.units) if proof is not None else ())])
-        job.check_commit(rows)
+        job.state.check_commit(job.step, rows)
     job.commit(rows)
 
 
@@ -85,10 +85,10 @@ def gather_weights(job: "Job", master: torch.Tensor, version: int) -> None:
 
 
 def _vote(job: "Job", gradient: torch.Tensor) -> Vote:
-    held, gradients = job.holding, job.trainee.stage.gradients
+    held, gradients, weights = job.holding, job.trainee.stage.gradients, job.trainee.stage.weights
     limbs = square_sum_limbs(gradient, held.layout.ranges(held.index))
     sizes = (job.config.micro_batches, job.trainee.stage.layers.num_layers)
-    digests, damages = {held.index: job.state_digest()}, job.damages()
+    digests, damages = {held.index: job.state.digest(job.step)}, job.state.damages(job.step, weights)
     total = ballot(gradients.losses, gradients.spans(), limbs, digests, *sizes, held.layout.num_shards, damages)
     job.world().all_reduce(total)
     return count(total, *sizes)

@@ -137,7 +137,7 @@ def _same(job: "Job", layout: int) -> dict[str, object]:
         "who holds which layers": _short((plan.worker_ids, plan.stages, plan.layers, plan.buckets)),
         f"the samples of step {step}": samples,
         f"the random draws of step {step}": _short(streams.mask(0, 0, (1, 256), 0.5).tolist()),
-        **{f"the digest of step {v}": combine(d) for held in job.holdings() for v, d in held.digests.items()},
+        **{f"the digest of step {v}": combine(d) for held in job.state.holdings() for v, d in held.digests.items()},
     }
 
 
@@ -146,22 +146,22 @@ def _short(value: object) -> str:
 
 
 def _row(job: "Job", layout: int, bad: set[Offer]) -> dict[str, Any]:
-    offers = [offer for held in job.holdings() for offer in held.holdings() if offer not in bad]
+    offers = [offer for held in job.state.holdings() for offer in held.holdings() if offer not in bad]
     return {
         "worker_id": job.agent.worker_id,
         "rank": job.agent.rank,
         "same": _same(job, layout),
         "damaged": [f"{named(offer)} at rank {job.agent.rank}" for offer in sorted(bad, key=named)],
         "offers": [[getattr(offer, name) for name in FIELDS] for offer in offers],
-        "layouts": {str(held.number): held.layout.buckets for held in job.holdings()},
-        "totals": {str(version): combine(d) for held in job.holdings() for version, d in held.digests.items()},
+        "layouts": {str(held.number): held.layout.buckets for held in job.state.holdings()},
+        "totals": {str(version): combine(d) for held in job.state.holdings() for version, d in held.digests.items()},
         "step": job.step,
         "done": {str(micro_batch): spans for micro_batch, spans in job.trainee.stage.gradients.spans().items()},
         "spent": job.spent.to_json(),
         "began": job.began,
         "scalars": {
             str(offer.version): held.state(offer.shard, offer.version).scalars
-            for held in job.holdings()
+            for held in job.state.holdings()
             for offer in held.holdings()
         },
     }

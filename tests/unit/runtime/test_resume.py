@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from elaswave.config import Snapshot
 from elaswave.runtime.job import Job
+from elaswave.runtime.sharded_state import ShardedState
 
 
 class Sums:
@@ -17,6 +19,12 @@ class Sums:
 
     def begin(self) -> None:
         self.begun += 1
+
+
+def state_of(held: Any, before: Any) -> ShardedState:
+    state = ShardedState(Snapshot())
+    state._held, state._before = held, before
+    return state
 
 
 def job_of(step: int, held: Any = None, before: Any = None, seen: Sequence[int] = ()) -> Any:
@@ -32,8 +40,7 @@ def job_of(step: int, held: Any = None, before: Any = None, seen: Sequence[int] 
         selected=[],
         taken_up=[],
         recorder=SimpleNamespace(clock=SimpleNamespace(monotonic=lambda: 0.0)),
-        _held=held,
-        _before=before,
+        state=state_of(held, before),
         _keeps_sums=None,
         _computing=True,
     )
@@ -64,7 +71,7 @@ def test_everybody_goes_on_from_what_was_restored():
     job = job_of(3, layout(whole=True), seen=[1, 2, 3])
     restored = resume(job, 2)
     assert (job.step, job.selected, job.settled) == (2, [2], True)
-    assert (job._held, job._migration) == (restored.held, restored.migration)
+    assert (job.state.holding, job.state.migration) == (restored.held, restored.migration)
     assert job.taken_up == [("some",)]
     assert [view.epoch for view in job.seen] == [3]
     assert not job._computing
@@ -86,11 +93,11 @@ def test_nothing_is_announced_twice_or_by_one_that_has_just_come(step: int, vers
 def test_the_last_layout_that_was_whole_is_kept_until_the_new_one_is():
     whole, partial = layout(whole=True), layout(whole=False)
     job = job_of(2, whole)
-    resume(job, 2)
-    assert job._before is whole
+    restored = resume(job, 2)
+    assert job.state.holdings() == [restored.held, whole]
     job = job_of(2, partial, whole)
-    resume(job, 2)
-    assert job._before is whole
+    restored = resume(job, 2)
+    assert job.state.holdings() == [restored.held, whole]
 
 
 @pytest.mark.parametrize("forget", [False, True])
