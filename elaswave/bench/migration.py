@@ -62,10 +62,10 @@ Move = dict[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=8, help="of each job, half of them per stage (default 8)")
     parser.add_argument("--layers", type=int, default=16, help="of the model, half of them per stage (default 16)")
-    parser.add_argument("--width", type=int, default=320, help="a layer has 12 * width^2 parameters (default 320)")
-    parser.add_argument("--layer-ms", type=float, default=10.0, help="least time of a layer's forward (default 10)")
+    parser.add_argument("--width", type=int, default=256, help="a layer has 12 * width^2 parameters (default 256)")
+    parser.add_argument("--layer-ms", type=float, default=15.0, help="least time of a layer's forward (default 15)")
     parser.add_argument("--copies", type=int, default=0, help="of every shard on neighbours (default 0)")
-    parser.add_argument("--repetitions", type=int, default=3, help="moves there and back, in turns (default 3)")
+    parser.add_argument("--repetitions", type=int, default=5, help="moves there and back, in turns (default 5)")
 
 
 def run(arguments: argparse.Namespace) -> Result:
@@ -98,6 +98,8 @@ def run(arguments: argparse.Namespace) -> Result:
         ratios=ratios,
         targets=tuple(targets_of(ratios, data_parallel)),
         notes=(
+            f"{arguments.workers} paced workers share {os.cpu_count()} cores: what all of them do before they compute, "
+            "such as to agree and to plan, takes longer than with cores of their own; it is part of every stall",
             "stall_ms: until the last worker computes, beside a healthy step, and what it waits for at the step's end",
             "step_longer_ms: the step in which a layer moves, beside steps of the same layout, however caused",
             "resumed_ms: until the last worker has done all that it must do before it computes",
