@@ -64,10 +64,7 @@ class Migration:
         return sum(remap.bytes_received for remap in (self._shards, self._sums) if remap is not None)
 
     def progress(self) -> None:
-        """Between operations: begin, or take in what has arrived, without waiting.
-
-        Nothing is begun before the first operation of a step: while a pipeline fills, all wait for whoever is slow.
-        """
+        """Begin, or take in what has arrived, without waiting."""
         if not self._begun:
             self._begin()
         elif not self._arrived and self._goes_on():

@@ -68,7 +68,8 @@ def _recover_once(
         restored = restore(job, calm=calm)
     try:
         with job.phase(Phase.MIGRATE, times):
-            # it goes on behind the training, unless it is to be waited for
+            # only begun, unless it is to be waited for: it goes on behind the training
+            restored.migration.progress()
             if not job.config.elasticity.background_migration:
                 restored.migration.arrive()
         with job.phase(Phase.RESUME, times):
