@@ -7,7 +7,8 @@ from elaswave.config import Config, Parallelism
 from elaswave.errors import ConfigError
 from elaswave.planner.dataflow import route
 from elaswave.planner.graph import cut, fluid
-from elaswave.planner.plan import Bucket, Plan, Task, micro_batches
+from elaswave.planner.holders import buckets
+from elaswave.planner.plan import Plan, Task, micro_batches
 from elaswave.planner.profile import WHOLE, Profile
 from elaswave.planner.timetable import timetable
 from elaswave.topology import View, absent_from
@@ -44,9 +45,9 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
         domains=tuple(member.node_id for member in view.members),
         stages=stages,
         layers=tuple(held[stage] for stage in home),
-        buckets=_buckets(profile, stages, held),
+        buckets=buckets(profile, stages, held),
         tasks=tasks,
-        reason=_changes(previous, view) + _work(tasks, stages, held),
+        reason=changes(previous, view) + _work(tasks, stages, held),
     )
 
 
@@ -103,22 +104,7 @@ def _held(cuts: Cuts, num_stages: int) -> Groups:
     return tuple(tuple(sorted(layers)) for layers in held)
 
 
-def _buckets(profile: Profile, stages: Groups, held: Groups) -> tuple[Bucket, ...]:
-    """Units by the stages that hold them, in order of the first unit."""
-    holders: list[set[int]] = [set() for _ in range(profile.num_layers)]
-    for stage, layers in enumerate(held):
-        for layer in layers:
-            holders[layer].add(stage)
-    units: dict[tuple[int, ...], list[int]] = {}
-    for unit, users in enumerate(profile.users):
-        units.setdefault(tuple(sorted(set().union(*(holders[layer] for layer in users)))), []).append(unit)
-    return tuple(
-        Bucket(units=tuple(mine), members=tuple(sorted(member for stage in where for member in stages[stage])))
-        for where, mine in units.items()
-    )
-
-
-def _changes(previous: View | None, view: View) -> str:
+def changes(previous: View | None, view: View) -> str:
     """Who came and went."""
     if previous is None:
         return ""

@@ -252,8 +252,6 @@ class _Pipeline:
         in_turn = bool(ready["F"]) and not (self._in_order and ready["F"][0][0] != member.forwards[-1])
         if self._caps is None:
             return "F" if in_turn else "I" if ready["I"] and not member.forwards else "W" if ready["W"] else None
-        if self._split and ready["I"]:
-            return "I"
         if in_turn and member.waiting < self._caps[index] and member.held < self._most:
             return "F"
         return "I" if ready["I"] else "W" if ready["W"] else None
