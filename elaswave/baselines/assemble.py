@@ -18,6 +18,7 @@ def assemble(
     view: View,
     profile: Profile,
     stages: Sequence[Sequence[int]],
+    teams: Sequence[Sequence[int]],
     tasks: Sequence[Task],
     reason: str,
 ) -> Plan:
@@ -26,15 +27,15 @@ def assemble(
     for member, start, stop in {(leg.member, leg.start, leg.stop) for task in tasks for leg in task.legs}:
         held[member].update(range(start, stop))
     layers = tuple(tuple(sorted(mine)) for mine in held)
-    alone = [(member,) for member in range(len(layers))]
     idle = sum(not mine for mine in layers)
     return Plan(
         epoch=view.epoch,
         worker_ids=view.worker_ids(),
         domains=tuple(member.node_id for member in view.members),
         stages=tuple(tuple(sorted(member for member in members if layers[member])) for members in stages),
+        teams=tuple(team for members in teams if (team := tuple(sorted(m for m in members if layers[m])))),
         layers=layers,
-        buckets=buckets(profile, alone, layers),
+        buckets=buckets(profile, layers),
         tasks=tuple(tasks),
         reason=f"{changes(previous, view)}{reason}, {idle} idle" if idle else f"{changes(previous, view)}{reason}",
     )

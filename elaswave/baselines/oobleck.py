@@ -57,7 +57,7 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
     ]
     tasks = through(pipelines, shares[best][1], profile.num_layers)
     return assemble(
-        previous, view, profile, stages, tasks, f"pipelines of {'+'.join(map(str, choices[best]))} workers"
+        previous, view, profile, stages, [members for members, _ in pipelines], tasks, f"pipelines of {'+'.join(map(str, choices[best]))} workers"
     )
 
 

@@ -35,7 +35,9 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
     grid = _normalised(view.ranks(), depth, replicas)
     tasks = _routed(grid, cut(profile.costs, [1.0] * depth), config.micro_batches)
     counts = "+".join(str(len(row)) for row in grid)
-    return assemble(previous, view, profile, [list(row.values()) for row in grid], tasks, f"peers share, {counts}")
+    stages = [list(row.values()) for row in grid]
+    everyone = [range(len(view.members))]
+    return assemble(previous, view, profile, stages, everyone, tasks, f"stages of {counts} workers, peers share")
 
 
 def _normalised(ranks: Sequence[int], depth: int, replicas: int) -> list[dict[int, int]]:

@@ -33,6 +33,7 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
         view,
         profile,
         list(zip(*members, strict=True)),
+        members,
         through([(mine, bounds) for mine in members], turns, profile.num_layers),
         f"restarted with {replicas} replicas",
     )

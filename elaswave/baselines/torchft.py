@@ -36,6 +36,7 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
         view,
         profile,
         list(zip(*whole, strict=True)),
+        whole,
         through([(members, bounds) for members in whole], turns, profile.num_layers),
         f"{len(whole)} whole replicas of {len(replicas)}",
     )

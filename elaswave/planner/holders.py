@@ -1,4 +1,4 @@
-"""Which members hold and sum which units, when groups of members hold the same layers."""
+"""Which members hold and sum which units."""
 
 from collections.abc import Sequence
 
@@ -6,24 +6,25 @@ from elaswave.planner.plan import Bucket
 from elaswave.planner.profile import Profile
 
 
-def buckets(
-    profile: Profile, groups: Sequence[Sequence[int]], held: Sequence[Sequence[int]]
-) -> tuple[Bucket, ...]:
+def buckets(profile: Profile, layers: Sequence[tuple[int, ...]]) -> tuple[Bucket, ...]:
     """Units by the members that hold them, in order of the first unit.
 
     Args:
         profile: of the model.
-        groups: disjoint groups of members.
-        held: for each group the layers that each of its members holds; of all groups together, every layer.
+        layers: per member those that it holds; of all members together, every layer.
     """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for member, held in enumerate(layers):
+        groups.setdefault(held, []).append(member)
     holders: list[set[int]] = [set() for _ in range(profile.num_layers)]
-    for group, layers in enumerate(held):
-        for layer in layers:
+    for group, held in enumerate(groups):
+        for layer in held:
             holders[layer].add(group)
     units: dict[tuple[int, ...], list[int]] = {}
     for unit, users in enumerate(profile.users):
         units.setdefault(tuple(sorted(set().union(*(holders[layer] for layer in users)))), []).append(unit)
-    found: dict[tuple[int, ...], list[int]] = {}
-    for where, mine in units.items():
-        found.setdefault(tuple(sorted(member for group in where for member in groups[group])), []).extend(mine)
-    return tuple(Bucket(units=tuple(sorted(mine)), members=members) for members, mine in found.items())
+    members = list(groups.values())
+    return tuple(
+        Bucket(units=tuple(mine), members=tuple(sorted(member for group in where for member in members[group])))
+        for where, mine in units.items()
+    )

@@ -1,22 +1,15 @@
 """From an agreed view to a plan: a pure function, so that the job, the tests and a simulator run the same one."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from elaswave.config import Config, Parallelism
 from elaswave.errors import ConfigError
-from elaswave.planner.dataflow import route
-from elaswave.planner.graph import cut, fluid
+from elaswave.planner.choice import Division, divide
 from elaswave.planner.holders import buckets
-from elaswave.planner.plan import Plan, Task, micro_batches
+from elaswave.planner.plan import Plan, micro_batches
 from elaswave.planner.profile import WHOLE, Profile
-from elaswave.planner.timetable import timetable
+from elaswave.planner.teams import Groups, size, together
 from elaswave.topology import View, absent_from
-
-Cuts = Sequence[Sequence[int]]
-"""Per micro-batch the bounds of its chunks of layers."""
-Groups = tuple[tuple[int, ...], ...]
-"""Per stage its members, or the layers they hold; ascending."""
 
 
 def make_plan(config: Config, previous: View | None, view: View, profile: Profile = WHOLE) -> Plan:
@@ -36,18 +29,24 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
     """
     parallel = config.parallelism
     check_stages(parallel, profile.num_layers)
-    home = [member.rank % parallel.stages for member in view.members]
-    stages = tuple(tuple(i for i, own in enumerate(home) if own == stage) for stage in range(parallel.stages))
-    tasks, held = _divide(parallel, profile.costs, stages, config.micro_batches)
+    ranks = view.ranks()
+    stages = together(ranks, parallel.stages)[0]
+    division = divide(parallel, profile.costs, ranks, config.micro_batches)
+    layers: list[tuple[int, ...]] = [()] * len(ranks)
+    for team, held in zip(division.teams, division.held, strict=True):
+        for members, mine in zip(team, held, strict=True):
+            for member in members:
+                layers[member] = mine
     return Plan(
         epoch=view.epoch,
         worker_ids=view.worker_ids(),
         domains=tuple(member.node_id for member in view.members),
         stages=stages,
-        layers=tuple(held[stage] for stage in home),
-        buckets=buckets(profile, stages, held),
-        tasks=tasks,
-        reason=changes(previous, view) + _work(tasks, stages, held),
+        teams=tuple(tuple(sorted(member for members in team for member in members)) for team in division.teams),
+        layers=tuple(layers),
+        buckets=buckets(profile, layers),
+        tasks=division.tasks,
+        reason=changes(previous, view) + _work(division, stages, layers),
     )
 
 
@@ -68,42 +67,6 @@ def check_stages(parallel: Parallelism, num_layers: int) -> None:
         )
 
 
-def _divide(
-    parallel: Parallelism, costs: Sequence[float], stages: Groups, num_micro_batches: int
-) -> tuple[tuple[Task, ...], Groups]:
-    """Who computes what, and which layers each stage holds.
-
-    Cuts that differ per micro-batch are taken only where a step ends earlier with them, and where no stage is left
-    without layers, as a stage may be whose share is less than one.
-    """
-    capacities = [len(members) for members in stages] * parallel.virtual_stages
-    cuts: Cuts = [cut(costs, capacities)] * num_micro_batches
-    tasks, held = route(cuts, stages, costs), _held(cuts, len(stages))
-    if not parallel.fluid:
-        return tasks, held
-    cuts = fluid(costs, capacities, num_micro_batches)
-    other_tasks, other_held = route(cuts, stages, costs), _held(cuts, len(stages))
-    filled = all(bool(layers) == bool(members) for layers, members in zip(other_held, stages, strict=True))
-    if filled and _finish(parallel, costs, stages, other_tasks) < _finish(parallel, costs, stages, tasks):
-        return other_tasks, other_held
-    return tasks, held
-
-
-def _finish(parallel: Parallelism, costs: Sequence[float], stages: Groups, tasks: tuple[Task, ...]) -> float:
-    """When a step ends, in units of the costs."""
-    num_members = sum(len(members) for members in stages)
-    return timetable(tasks, stages, costs, parallel.schedule, num_members, parallel.virtual_stages).finish
-
-
-def _held(cuts: Cuts, num_stages: int) -> Groups:
-    """The layers that each stage computes of any micro-batch."""
-    held: list[set[int]] = [set() for _ in range(num_stages)]
-    for bounds in set(map(tuple, cuts)):
-        for chunk, (start, stop) in enumerate(pairwise(bounds)):
-            held[chunk % num_stages].update(range(start, stop))
-    return tuple(tuple(sorted(layers)) for layers in held)
-
-
 def changes(previous: View | None, view: View) -> str:
     """Who came and went."""
     if previous is None:
@@ -113,16 +76,19 @@ def changes(previous: View | None, view: View) -> str:
     return f"{', '.join(changes) or 'same members'}: "
 
 
-def _work(tasks: tuple[Task, ...], stages: Groups, held: Groups) -> str:
+def _work(division: Division, stages: Groups, layers: Sequence[Sequence[int]]) -> str:
     """What each stage and member has to do, such as `stages of 2+1+2 workers, layers 0-3 | 4-5 | 6-9, ...`."""
-    num_members = sum(len(members) for members in stages)
-    counts = [len(ids) for ids in micro_batches(tasks, num_members)]
+    tasks = division.tasks
+    counts = [len(ids) for ids in micro_batches(tasks, len(layers))]
     each = f"{min(counts)} each" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)} each"
     if len(stages) == 1:
-        return f"{len(tasks)} micro-batches over {num_members} workers ({each})"
+        return f"{len(tasks)} micro-batches over {len(layers)} workers ({each})"
     workers = "+".join(str(len(members)) for members in stages)
-    layers = " | ".join(_spans(layers) for layers in held)
-    return f"stages of {workers} workers, layers {layers}, {len(tasks)} micro-batches ({each})"
+    spans = [sorted({layers[member] for member in members}) for members in stages]
+    cuts = " | ".join("; ".join(map(_spans, each)) or "none" if len(each) < 4 else f"{len(each)} ways" for each in spans)
+    sizes = sorted((size(team) for team in division.teams), reverse=True)
+    teams = f" in teams of {'+'.join(map(str, sizes))}" if 1 < len(set(sizes)) and len(sizes) < 9 else ""
+    return f"stages of {workers} workers{teams}, layers {cuts}, {len(tasks)} micro-batches ({each})"
 
 
 def _spans(layers: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from elaswave.config import Config, Parallelism, Schedule
 from elaswave.planner.plan import Plan, Task
 from elaswave.planner.profile import Profile
-from elaswave.planner.timetable import Op, timetable
+from elaswave.planner.timetable import Op, of_plan
 
 Ops = Sequence[Sequence[Op]]
 """Per member its operations in order."""
@@ -69,14 +69,7 @@ def steps(
             members, otherwise.
         repeats: steps to run where they overlap.
     """
-    found = timetable(
-        plan.tasks,
-        plan.stages,
-        profile.costs,
-        parallelism.schedule,
-        len(plan.worker_ids),
-        parallelism.virtual_stages,
-    )
+    found = of_plan(plan, plan.tasks, profile.costs, parallelism.schedule, parallelism.virtual_stages)
     total = [0.0]
     for cost in profile.costs:
         total.append(total[-1] + cost)

@@ -40,12 +40,16 @@ def test_members_belong_to_the_stage_of_their_rank_and_hold_what_it_computes(job
     assert plan.stages == tuple(
         tuple(i for i, rank in enumerate(view.ranks()) if rank % stages == stage) for stage in range(stages)
     )
-    of_stage = [set() for _ in plan.stages]
+    place = {member: (team, view.ranks()[member] % stages) for team, mine in enumerate(plan.teams) for member in mine}
+    assert sorted(place) == list(range(len(plan.worker_ids)))
+    of_place = {}
     for task in plan.tasks:
+        assert len({place[leg.member][0] for leg in task.legs}) == 1
         for leg in task.legs:
-            of_stage[view.ranks()[leg.member] % stages].update(range(leg.start, leg.stop))
+            of_place.setdefault(place[leg.member], set()).update(range(leg.start, leg.stop))
     for member, layers in enumerate(plan.layers):
-        assert layers == tuple(sorted(of_stage[view.ranks()[member] % stages]))
+        assert set(layers) == of_place.get(place[member], set(layers))
+        assert layers == tuple(sorted(layers))
         assert layers, "a worker without layers is of no use"
 
 
@@ -116,7 +120,8 @@ def test_a_shared_layer_is_summed_by_both_neighbours():
 
 
 def test_fluid_cuts_are_not_taken_where_they_do_not_help():
-    assert plan_of(range(6), [1.0] * 9, 8, stages=3, fluid=True) == plan_of(range(6), [1.0] * 9, 8, stages=3)
+    fluid, whole = (plan_of(range(6), [1.0] * 9, 8, stages=3, fluid=flag) for flag in (True, False))
+    assert (fluid.tasks, fluid.layers, fluid.buckets) == (whole.tasks, whole.layers, whole.buckets)
 
 
 def test_a_stage_whose_share_is_less_than_a_layer_has_one_all_the_same():
