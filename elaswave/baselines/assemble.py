@@ -57,9 +57,7 @@ def through(pipelines: Sequence[Pipeline], of_micro_batch: Sequence[int], num_la
         for members, bounds in pipelines
     ]
     whole = ((0, num_layers),)
-    return tuple(
-        Task(micro_batch=i, legs=legs[pipeline], missing=whole) for i, pipeline in enumerate(of_micro_batch)
-    )
+    return tuple(Task(micro_batch=i, legs=legs[pipeline], missing=whole) for i, pipeline in enumerate(of_micro_batch))
 
 
 def without_virtual_stages(virtual_stages: int, system: str) -> None:

@@ -3,16 +3,16 @@
 Source: "Oobleck: Resilient Distributed Training of Large Models Using Pipeline Templates", SOSP 2023,
 https://arxiv.org/abs/2309.08125. A template for q workers cuts the layers into q stages of least time. Pipelines have
 their own share of the batch, in proportion to their speed. A pipeline that has lost a worker is instantiated anew from
-a smaller template, or borrows workers, or is merged; what a worker must fetch for that is
+a smaller template, or borrows workers, or else is merged; what a worker must fetch for that is
 `elaswave.simulator.pipeline.moved`.
 
 Memory is charged: a worker fits `ROOM` times what it has in the healthy grid, so a template has at least P / ROOM
-workers. Assumption in its favour: of all instantiations that fit, the one with the earliest end is taken.
+workers. Assumption in its favour: whether to borrow is decided by the end of a step.
 """
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import pairwise
 
 from elaswave.baselines.assemble import assemble, through, without_virtual_stages
@@ -39,10 +39,7 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
     replicas: dict[int, list[int]] = {}
     for index, member in enumerate(view.members):
         replicas.setdefault(member.rank // depth, []).append(index)
-    choices = [[len(members) for members in replicas.values()]]
-    choices += [_even(len(view.members), pipelines) for pipelines in range(1, len(view.members) + 1)]
-    choices = [sizes for sizes in choices if all(size in templates for size in sizes)]
-    choices = [sizes for sizes in choices if len(sizes) > 1] or choices  # one pipeline has no copy of its state
+    choices = _instantiations([len(members) for members in replicas.values()], len(view.members), templates)
     if not choices:
         raise ConfigError("parallelism.stages", depth, f"the model does not fit {len(view.members)} workers")
     shares = [_shares(profile.costs, [templates[size] for size in sizes], config.micro_batches) for sizes in choices]
@@ -57,7 +54,13 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
     ]
     tasks = through(pipelines, shares[best][1], profile.num_layers)
     return assemble(
-        previous, view, profile, stages, [members for members, _ in pipelines], tasks, f"pipelines of {'+'.join(map(str, choices[best]))} workers"
+        previous,
+        view,
+        profile,
+        stages,
+        [members for members, _ in pipelines],
+        tasks,
+        f"pipelines of {'+'.join(map(str, choices[best]))} workers",
     )
 
 
@@ -75,6 +78,16 @@ def _templates(profile: Profile, depth: int, workers: int) -> dict[int, tuple[in
     return found
 
 
+def _instantiations(left: list[int], workers: int, templates: Container[int]) -> list[list[int]]:
+    """Sizes of pipelines that fit: as they are left, or with workers borrowed; merged ones if neither fits."""
+    for pipelines in range(len(left), 0, -1):
+        sizes = [left, _even(workers, pipelines)] if pipelines == len(left) else [_even(workers, pipelines)]
+        fitting = [each for each in sizes if all(size in templates for size in each)]
+        if fitting:
+            return fitting
+    return []
+
+
 def _even(workers: int, pipelines: int) -> list[int]:
     return [workers // pipelines + (i < workers % pipelines) for i in range(pipelines)]
 
@@ -82,12 +95,14 @@ def _even(workers: int, pipelines: int) -> list[int]:
 def _shares(
     costs: Sequence[float], templates: Sequence[tuple[int, ...]], num_micro_batches: int
 ) -> tuple[float, list[int]]:
-    """When the last pipeline ends, in forwards and backwards of its slowest stage, and the pipeline of each micro-batch.
+    """When the last pipeline ends, in turns of its slowest stage, and the pipeline of each micro-batch.
 
     Every micro-batch goes to the pipeline that would end first with it, counting the time to fill it.
     """
     slowest = [max(sum(costs[start:stop]) for start, stop in pairwise(bounds)) for bounds in templates]
-    queue = [(slow * (len(bounds) - 1) + slow, i) for i, (slow, bounds) in enumerate(zip(slowest, templates, strict=True))]
+    queue = [
+        (slow * (len(bounds) - 1) + slow, i) for i, (slow, bounds) in enumerate(zip(slowest, templates, strict=True))
+    ]
     heapq.heapify(queue)
     chosen, end = [], 0.0
     for _ in range(num_micro_batches):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 from itertools import accumulate, pairwise
 
@@ -9,17 +10,37 @@ from elaswave.config import Parallelism, Schedule
 from elaswave.planner.dataflow import Legs, Way, assign, route, way_through
 from elaswave.planner.graph import cut, fluid
 from elaswave.planner.plan import Task
-from elaswave.planner.teams import Groups, apart, counts, deal, together
+from elaswave.planner.teams import Groups, apart, counts, deal, regrouped, together
 from elaswave.planner.timetable import finish
 
 Cuts = Sequence[Sequence[int]]
 """Per micro-batch the bounds of its chunks of layers."""
 
+
+class Kind(IntEnum):
+    """How the layers of a team are cut.
+
+    Into whole layers by the members of stages; the same, but of equally good cuts the one with least in late stages;
+    into fractions of layers; and equally for all stages, whatever their members.
+    """
+
+    WHOLE = 0
+    EARLY = 1
+    FLUID = 2
+    EQUAL = 3
+
+
 LEGS_SIMULATED_MAX = 4096
 """Larger steps are not simulated to compare plans: a lower bound of their time must do."""
 GOOD_ENOUGH = 1.01
 """A plan this close to the best that any could be ends the search."""
-ROUNDS_MAX = 3
+WORTH_MOVING = 0.995
+"""Workers change their replica only for a step that ends before this share of the time."""
+WORTH_TRYING = 1.25
+"""In steps of more than `LEGS_FEW`, one team of all is tried only where teams are further than this from the best."""
+LEGS_FEW = 384
+LEGS_VERY_FEW = 64
+ROUNDS_MAX = 2
 """How often micro-batches are shared out anew among teams."""
 
 
@@ -51,11 +72,16 @@ def divide(parallel: Parallelism, costs: Sequence[float], ranks: Sequence[int], 
     whole = together(ranks, parallel.stages)
     if not parallel.fluid:
         return chooser.division(whole, (num_micro_batches,))
-    alone = apart(ranks, parallel.stages)
-    shares, end = chooser.shares(alone)
-    if len(alone) > 1 and end > chooser.ideal(len(ranks)) * GOOD_ENOUGH and chooser.better(whole, end):
+    teams = apart(ranks, parallel.stages)
+    shares, end = chooser.shares(teams)
+    for others in regrouped(ranks, parallel.stages):
+        if end > chooser.ideal(len(ranks)) * GOOD_ENOUGH and chooser.least(others) < end * WORTH_MOVING:
+            other_shares, other_end = chooser.shares(others)
+            if other_end < end * WORTH_MOVING:
+                teams, shares, end = others, other_shares, other_end
+    if end > chooser.ideal(len(ranks)) * GOOD_ENOUGH and len(teams) > 1 and chooser.better(whole[0], end):
         return chooser.division(whole, (num_micro_batches,))
-    return chooser.division(alone, shares)
+    return chooser.division(teams, shares)
 
 
 class _Shape:
@@ -72,14 +98,14 @@ class _Shape:
         self.pace = 3 * sum(costs) / sum(sizes)
         names = iter(range(sum(sizes)))
         self._stages: Groups = tuple(tuple(next(names) for _ in range(number)) for number in sizes)
-        found = []
-        for fluent in (False, True) if parallel.fluid and count else (False,):
-            cuts = cuts_of(sizes, count, parallel, costs, fluent=fluent)
-            if fluent and (not _filled(cuts, sizes) or all(bounds == found[0][2][0] for bounds in cuts)):
+        found: list[tuple[float, Kind, Cuts, tuple[Task, ...]]] = []
+        for kind in _kinds(sizes, count) if parallel.fluid else (Kind.WHOLE,):
+            cuts = cuts_of(sizes, count, parallel, costs, kind)
+            if not _filled(cuts, sizes) or any(cuts == known for _, _, known, _ in found):
                 continue
             tasks = route(cuts[:count], self._stages, costs)
-            found.append((_least(tasks, sum(sizes), costs, parallel.schedule), fluent, cuts, tasks))
-        self._options = sorted(found, key=lambda option: option[:2])
+            found.append((_least(tasks, sum(sizes), costs, parallel.schedule), kind, cuts, tasks))
+        self._options = sorted(found, key=lambda option: (option[0], option[1]))
         self.least = self._options[0][0]
         self.legs = sum(len(task.legs) for _, _, _, tasks in found for task in tasks)
 
@@ -89,18 +115,18 @@ class _Shape:
         return len(self._options) == 1
 
     @cached_property
-    def best(self) -> tuple[float, bool]:
-        """When the team ends, and whether its cuts are fluid; found by simulation."""
-        best = (float("inf"), False)
-        for least, fluent, _, tasks in self._options:
+    def best(self) -> tuple[float, Kind]:
+        """When the team ends, and how it is cut; found by simulation."""
+        best = (float("inf"), Kind.WHOLE)
+        for least, kind, _, tasks in self._options:
             if least < best[0]:
                 parallel = self._parallel
                 end = finish(tasks, self._stages, self._costs, parallel.schedule, parallel.virtual_stages)
-                best = min(best, (end, fluent))
+                best = min(best, (end, kind))
         return best
 
     @property
-    def guess(self) -> tuple[float, bool]:
+    def guess(self) -> tuple[float, Kind]:
         """The same without a simulation."""
         return self.least, self._options[0][1]
 
@@ -111,7 +137,7 @@ class _Chooser:
     def __init__(self, parallel: Parallelism, costs: Sequence[float], num_micro_batches: int) -> None:
         self._parallel, self._costs, self._num_micro_batches = parallel, costs, num_micro_batches
         self._shapes: dict[tuple[tuple[int, ...], int], _Shape] = {}
-        self._times: dict[tuple[tuple[int, ...], int], tuple[float, bool]] = {}
+        self._times: dict[tuple[tuple[int, ...], int], tuple[float, Kind]] = {}
         self._simulated = 0
 
     def ideal(self, num_members: int) -> float:
@@ -141,9 +167,20 @@ class _Chooser:
             best = (shares, end)
         return best
 
-    def better(self, team: tuple[Groups], end: float) -> bool:
+    def least(self, teams: Sequence[Groups]) -> float:
+        """No step with these teams ends before."""
+        sizes = [_sizes(team) for team in teams]
+        paces = [3 * sum(self._costs) / sum(each) for each in sizes]
+        shares = counts(self._num_micro_batches, paces, [0.0] * len(teams))
+        return max(share * pace for share, pace in zip(shares, paces, strict=True))
+
+    def better(self, team: Groups, end: float) -> bool:
         """Whether one team of all ends before; a step that is too long to be simulated is not cut that way."""
-        shape = self._shape(_sizes(team[0]), self._num_micro_batches)
+        sizes = _sizes(team)
+        many = self._num_micro_batches * len(sizes) > LEGS_FEW
+        if many and end <= self.ideal(sum(sizes)) * WORTH_TRYING:
+            return False
+        shape = self._shape(sizes, self._num_micro_batches)
         return shape.least < end and self._fits(shape) and shape.best[0] < end
 
     def division(self, teams: tuple[Groups, ...], shares: Sequence[int]) -> Division:
@@ -160,11 +197,13 @@ class _Chooser:
             key = (tuple(map(len, team)), len(ids))
             if key not in cut_before:
                 shape = self._shape(_sizes(team), len(ids))
-                fluent = False if shape.only else self._time(_sizes(team), len(ids))[1]
-                cuts = cuts_of(key[0], len(ids), self._parallel, self._costs, fluent=fluent)
+                kind = Kind.WHOLE if shape.only else self._time(_sizes(team), len(ids))[1]
+                cuts = cuts_of(key[0], len(ids), self._parallel, self._costs, kind)
                 cut_before[key] = ([way_through(bounds, len(team)) for bounds in cuts], held(cuts, len(team)))
             ways, mine_held = cut_before[key]
-            tasks += assign(((i, way, whole) for i, way in zip(ids, ways, strict=False)), team, self._costs, known=known)
+            tasks += assign(
+                ((i, way, whole) for i, way in zip(ids, ways, strict=False)), team, self._costs, known=known
+            )
             layers.append(mine_held)
         tasks.sort(key=lambda task: task.micro_batch)
         return Division(teams=teams, held=tuple(layers), tasks=tuple(tasks))
@@ -177,8 +216,8 @@ class _Chooser:
             self._shapes[sizes, count] = _Shape(sizes, count, self._parallel, self._costs)
         return self._shapes[sizes, count]
 
-    def _time(self, sizes: tuple[int, ...], count: int) -> tuple[float, bool]:
-        """When such a team ends, and whether its cuts are fluid."""
+    def _time(self, sizes: tuple[int, ...], count: int) -> tuple[float, Kind]:
+        """When such a team ends, and how it is cut."""
         key = (sizes, count)
         if key not in self._times:
             shape = self._shape(sizes, count)
@@ -191,12 +230,27 @@ class _Chooser:
         return self._simulated <= LEGS_SIMULATED_MAX
 
 
-def cuts_of(
-    sizes: Sequence[int], count: int, parallel: Parallelism, costs: Sequence[float], *, fluent: bool
-) -> Cuts:
-    """The cuts of each of a team's micro-batches, one at least; its stages get layers by their members."""
-    capacities = [*sizes] * parallel.virtual_stages
-    return fluid(costs, capacities, count) if fluent else [cut(costs, capacities)] * max(count, 1)
+def cuts_of(sizes: Sequence[int], count: int, parallel: Parallelism, costs: Sequence[float], kind: Kind) -> Cuts:
+    """The cuts of each of a team's micro-batches, one at least."""
+    if kind is Kind.FLUID:
+        return fluid(costs, [*sizes] * parallel.virtual_stages, count)
+    if kind is Kind.EARLY:
+        mirrored = cut(costs[::-1], [*sizes[::-1]] * parallel.virtual_stages)
+        return (tuple(len(costs) - bound for bound in reversed(mirrored)),) * count
+    capacities = [*sizes] if kind is Kind.WHOLE else [min(number, 1) for number in sizes]
+    return (cut(costs, capacities * parallel.virtual_stages),) * max(count, 1)
+
+
+def _kinds(sizes: Sequence[int], count: int) -> list[Kind]:
+    """The kinds of cuts worth a look; where a pipeline is full most of the time, an early one is as good as a whole one."""
+    kinds = [Kind.WHOLE]
+    if 0 < count * len(sizes) <= LEGS_VERY_FEW:
+        kinds.append(Kind.EARLY)
+    if count:
+        kinds.append(Kind.FLUID)
+    if count and len(set(sizes)) > 1:
+        kinds.append(Kind.EQUAL)
+    return kinds
 
 
 def _sizes(team: Groups) -> tuple[int, ...]:

@@ -162,7 +162,9 @@ def assign(
             chosen: dict[int, int] = {}
             for stage, amount in work.items():
                 if not queues[stage]:
-                    raise ValueError(f"stage {stage} has layers of micro-batch {micro_batch}, but nobody to compute them")
+                    raise ValueError(
+                        f"stage {stage} has layers of micro-batch {micro_batch}, but nobody to compute them"
+                    )
                 load, order, member = queues[stage][0]
                 heapq.heapreplace(queues[stage], (load + amount / speed[member], order, member))
                 chosen[stage] = member

@@ -6,7 +6,7 @@ heterogeneous pipeline of Oobleck (https://arxiv.org/abs/2309.08125), with cuts 
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 Groups = tuple[tuple[int, ...], ...]
 """Per stage its members, or the layers they hold; ascending."""
@@ -17,7 +17,7 @@ CROWDING = 1.5
 
 def together(ranks: Sequence[int], num_stages: int) -> tuple[Groups, ...]:
     """One team of all members, each at the stage of its rank."""
-    return (_stages(range(len(ranks)), ranks, num_stages),)
+    return (tuple(tuple(i for i, rank in enumerate(ranks) if rank % num_stages == s) for s in range(num_stages)),)
 
 
 def apart(ranks: Sequence[int], num_stages: int) -> tuple[Groups, ...]:
@@ -27,10 +27,58 @@ def apart(ranks: Sequence[int], num_stages: int) -> tuple[Groups, ...]:
         ranks: of the members, ascending; replica d has the ranks d P .. d P + P - 1.
         num_stages: P.
     """
-    replicas: dict[int, list[int]] = {}
+    return _joined([_groups(row, num_stages) for row in _replicas(ranks, num_stages)])
+
+
+def regrouped(ranks: Sequence[int], num_stages: int) -> tuple[tuple[Groups, ...], ...]:
+    """What replicas can become that lend each other workers: as many whole ones as can be, or equal ones.
+
+    Workers take the place of lost ones of their own stage where they can; others change their stage.
+
+    Args:
+        ranks: of the members, ascending.
+        num_stages: P.
+    """
+    whole, rest = divmod(len(ranks), num_stages)
+    many = whole + (rest > 0)
+    even = [len(ranks) // many + (i < len(ranks) % many) for i in range(many)]
+    return tuple(
+        _joined([_groups(row, num_stages) for row in _lent(_replicas(ranks, num_stages), num_stages, sizes)])
+        for sizes in ([num_stages] * whole + [rest] * (rest > 0), even)
+    )
+
+
+def _replicas(ranks: Sequence[int], num_stages: int) -> list[dict[int, int]]:
+    """Per replica the member at each stage."""
+    found: dict[int, dict[int, int]] = {}
     for member, rank in enumerate(ranks):
-        replicas.setdefault(rank // num_stages, []).append(member)
-    teams = [_stages(members, ranks, num_stages) for members in replicas.values()]
+        found.setdefault(rank // num_stages, {})[rank % num_stages] = member
+    return list(found.values())
+
+
+def _lent(replicas: list[dict[int, int]], num_stages: int, sizes: Sequence[int]) -> list[dict[int, int]]:
+    """Replicas of these sizes, the largest of what is left being the largest again; the rest of them is dissolved."""
+    order = sorted(range(len(replicas)), key=lambda i: (-len(replicas[i]), i))
+    targets = dict(zip(order, [*sizes, *[0] * (len(order) - len(sizes))], strict=True))
+    spare: list[tuple[int, int]] = []
+    for i in sorted(targets, key=lambda i: targets[i]):
+        while len(replicas[i]) > targets[i]:
+            spare.append(replicas[i].popitem())
+    for i in order:
+        while len(replicas[i]) < targets[i]:
+            holes = [stage for stage in range(num_stages) if stage not in replicas[i]]
+            fitting = [place for place, (stage, _) in enumerate(spare) if stage in holes]
+            stage, member = spare.pop(fitting[0] if fitting else 0)
+            replicas[i][stage if stage in holes else holes[0]] = member
+    return [row for row in replicas if row]
+
+
+def _groups(row: Mapping[int, int], num_stages: int) -> Groups:
+    return tuple((row[stage],) if stage in row else () for stage in range(num_stages))
+
+
+def _joined(teams: list[Groups]) -> tuple[Groups, ...]:
+    """Teams whose members would have too many layers join those with which they have the fewest."""
     while len(teams) > 1:
         worst = max(range(len(teams)), key=lambda i: crowding(teams[i]))
         if crowding(teams[worst]) <= CROWDING:
@@ -91,13 +139,6 @@ def deal(works: Sequence[float], shares: Sequence[int]) -> list[int]:
         loads[team] += work
         heapq.heapreplace(queue, (loads[team] / shares[team], team))
     return chosen
-
-
-def _stages(members: Sequence[int], ranks: Sequence[int], num_stages: int) -> Groups:
-    stages: list[list[int]] = [[] for _ in range(num_stages)]
-    for member in members:
-        stages[ranks[member] % num_stages].append(member)
-    return tuple(map(tuple, stages))
 
 
 def _join(one: Groups, other: Groups) -> Groups:

@@ -228,9 +228,7 @@ def _works(
     return works
 
 
-def _caps(
-    works: Sequence[_Work], stages: Sequence[Sequence[int]], virtual_stages: int
-) -> dict[int, tuple[int, int]]:
+def _caps(works: Sequence[_Work], stages: Sequence[Sequence[int]], virtual_stages: int) -> dict[int, tuple[int, int]]:
     """How many legs of each member may wait for their `I`, and how many it may hold until their `W`.
 
     As many as on a full grid, scaled to the members of its stage; until `W` every stage may hold as many as the first.
@@ -319,7 +317,8 @@ class _Pipeline:
                 other = self._end(member)
                 if other is not None:
                     woken.add(other)
-        assert not any(self._forwards) and not any(self._held), "the pipeline has come to a halt"
+        assert not any(self._forwards), "the pipeline has come to a halt"
+        assert not any(self._held), "something has not been computed backward"
 
     def busy(self, row: Sequence[tuple[OpKind, int]]) -> int:
         """Ticks that these operations take."""

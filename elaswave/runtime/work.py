@@ -41,7 +41,5 @@ class Work:
         assert self._plan is not None
         if not self._tasks:
             return ()
-        order = of_plan(
-            self._plan, self._tasks, costs, parallelism.schedule, parallelism.virtual_stages, member=member
-        )
+        order = of_plan(self._plan, self._tasks, costs, parallelism.schedule, parallelism.virtual_stages, member=member)
         return operations(self._tasks, order.ops[member], member)

@@ -116,9 +116,7 @@ def moved(before: Plan, after: Plan, profile: Profile) -> tuple[int, ...]:
 class _Run:
     """One step of all members, in the order of their lists."""
 
-    def __init__(
-        self, tasks: Sequence[Task], ops: Ops, total: Sequence[float], message: float, split: bool
-    ) -> None:
+    def __init__(self, tasks: Sequence[Task], ops: Ops, total: Sequence[float], message: float, split: bool) -> None:
         self._ops, self._total, self._message = ops, total, message
         self._gives = "I" if split else "W"  # the operation after which the leg before gets its gradient
         self._first: dict[int, int] = {}
