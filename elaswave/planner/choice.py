@@ -242,7 +242,7 @@ def cuts_of(sizes: Sequence[int], count: int, parallel: Parallelism, costs: Sequ
 
 
 def _kinds(sizes: Sequence[int], count: int) -> list[Kind]:
-    """The kinds of cuts worth a look; where a pipeline is full most of the time, an early one is as good as a whole one."""
+    """The kinds of cuts worth a look; early ones matter where filling and draining take much of a step."""
     kinds = [Kind.WHOLE]
     if 0 < count * len(sizes) <= LEGS_VERY_FEW:
         kinds.append(Kind.EARLY)
