@@ -20,6 +20,7 @@ TORCH_FREE = ["elaswave.cli.main", "elaswave.config", "elaswave.topology", "elas
 TORCH_FREE += ["elaswave.cli.report", "elaswave.cli.verify", "elaswave.zero.layout", "elaswave.data.microbatch"]
 TORCH_FREE += ["elaswave.coordination.membership", "elaswave.coordination.detector"]
 TORCH_FREE += ["elaswave.cli.plan", "elaswave.models.shape", "elaswave.dvfs.backend", "elaswave.bench.planner"]
+TORCH_FREE += ["elaswave.cli.simulate", "elaswave.bench.throughput"]
 PURE_PACKAGES = ("elaswave.planner.", "elaswave.baselines.", "elaswave.simulator.", "elaswave.report.")
 
 
