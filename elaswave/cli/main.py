@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "the parameters of a checkpoint as one safetensors file",
     "plan": "what the job would do without some of its workers, as a picture",
     "simulate": "weeks of a large job among failures in minutes, by policy",
+    "doctor": "what this machine lacks for a job, and how to mend it",
     "bench": "measure what the README claims",
 }
 
