@@ -1,14 +1,15 @@
 """How long the steps of a plan take: the workers' own lists of operations, run in their order under a virtual clock.
 
 The order is the one that every worker derives (`elaswave.planner.timetable`). Here messages take time, and a step ends
-with the reduction of gradients and the optimizer. Times are in units of the profile's costs: a layer's forward takes
-its cost, and so does each half of its backward.
+with the reduction of gradients and the optimizer. Gradients of inputs are on their way before those of weights are
+computed under every schedule, as workers do it; so without a split backward a step may end before its timetable does.
+Times are in units of the profile's costs: a layer's forward takes its cost, and so does each half of its backward.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from elaswave.config import Config, Parallelism, Schedule
+from elaswave.config import Config, Parallelism
 from elaswave.planner.plan import Plan, Task
 from elaswave.planner.profile import Profile
 from elaswave.planner.timetable import Op, of_plan
@@ -73,12 +74,12 @@ def steps(
     total = [0.0]
     for cost in profile.costs:
         total.append(total[-1] + cost)
-    run = _Run(plan.tasks, found.ops, total, machine.message, parallelism.schedule is Schedule.SPLIT)
+    run = _Run(plan.tasks, found.ops, total, machine.message)
     begins, last = [0.0] * len(plan.worker_ids), [0.0]
     for _ in range(repeats if staggered else 1):
         ends = run.ends(begins)
         last.append(max(ends) + machine.update)
-        begins = [end + machine.update for end in (_shared(plan, ends) if staggered else [max(ends)] * len(ends))]
+        begins = [end + machine.update for end in (after_sharing(plan, ends) if staggered else [max(ends)] * len(ends))]
     period = last[-1] - last[-2]
     return Steps(period=period, busy=tuple(busy / period for busy in found.busy), held=_most_held(found.ops))
 
@@ -116,9 +117,8 @@ def moved(before: Plan, after: Plan, profile: Profile) -> tuple[int, ...]:
 class _Run:
     """One step of all members, in the order of their lists."""
 
-    def __init__(self, tasks: Sequence[Task], ops: Ops, total: Sequence[float], message: float, split: bool) -> None:
+    def __init__(self, tasks: Sequence[Task], ops: Ops, total: Sequence[float], message: float) -> None:
         self._ops, self._total, self._message = ops, total, message
-        self._gives = "I" if split else "W"  # the operation after which the leg before gets its gradient
         self._first: dict[int, int] = {}
         self._last: dict[int, int] = {}
         count = 0
@@ -148,7 +148,7 @@ class _Run:
                     needs = leg + 1 + count if leg < self._last[op.micro_batch] else -1
                 else:
                     needs = -1
-                gives = leg if op.kind == "F" else leg + count if op.kind == self._gives else -1
+                gives = leg if op.kind == "F" else leg + count if op.kind == "I" else -1
                 if needs >= 0:
                     ready = done[needs]
                     if ready is None:
@@ -166,7 +166,7 @@ class _Run:
         return now
 
 
-def _shared(plan: Plan, ends: Sequence[float]) -> list[float]:
+def after_sharing(plan: Plan, ends: Sequence[float]) -> list[float]:
     """When all have ended who share a gradient with each member."""
     together = list(ends)
     for bucket in plan.buckets:

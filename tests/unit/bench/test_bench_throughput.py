@@ -17,7 +17,7 @@ PAPERS = throughput.Case(name="2x6", grid=PAPER, lost=1)
 
 def bench(monkeypatch: pytest.MonkeyPatch, *cases: throughput.Case, draws: int = 2):
     monkeypatch.setattr(throughput, "CASES", cases)
-    options = argparse.Namespace(draws=draws, schedule="1f1b-split")
+    options = argparse.Namespace(draws=draws, schedule="1f1b-split", no_emulation=True)
     return json.loads(as_json(throughput.run(options), machine()))
 
 
@@ -52,4 +52,4 @@ def test_a_policy_that_cannot_go_on_has_no_ratio_for_that_draw(monkeypatch: pyte
 
 def test_no_draws_are_refused() -> None:
     with pytest.raises(ConfigError, match="--draws = 0: give at least 1"):
-        throughput.run(argparse.Namespace(draws=0, schedule="gpipe"))
+        throughput.run(argparse.Namespace(draws=0, schedule="gpipe", no_emulation=True))

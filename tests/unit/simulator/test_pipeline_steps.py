@@ -17,14 +17,18 @@ def test_without_messages_a_step_takes_as_long_as_its_timetable(job):
     config, view, profile = job
     plan, parallel = make_plan(config, None, view, profile), config.parallelism
     table = of_plan(plan, plan.tasks, profile.costs, parallel.schedule, parallel.virtual_stages)
-    assert steps(plan, profile, parallel).period == pytest.approx(table.finish, rel=1e-5)
+    period = steps(plan, profile, parallel).period
+    if parallel.schedule is Schedule.SPLIT:
+        assert period == pytest.approx(table.finish, rel=1e-5)
+    else:  # the timetable passes gradients of inputs on when those of weights are done, workers do so before
+        assert max(table.busy) * (1 - 1e-5) <= period <= table.finish * (1 + 1e-5)
 
 
 def test_messages_and_updates_take_time():
     plan, profile = plan_of(range(4), [1.0] * 4, 1, stages=4), model_of([1.0] * 4)
     found = steps(plan, profile, Parallelism(stages=4), Machine(message=0.5, update=2.0))
-    assert found.period == 12 + 6 * 0.5 + 2
-    assert found.busy == (3 / 17,) * 4
+    assert found.period == 9 + 6 * 0.5 + 2
+    assert found.busy == (3 / 14,) * 4
     assert found.held == 1
 
 
