@@ -176,7 +176,8 @@ class Parallelism(Section):
     schedule: Schedule = Schedule.ONE_F_ONE_B
     """`gpipe`, `1f1b` or `1f1b-split`."""
     fluid: bool = False
-    """Cut layers differently per micro-batch, so that unequal stages end together; boundary layers are held twice."""
+    """Cut layers differently per replica and micro-batch, so that all end together whatever one has lost; layers at
+    a boundary are held twice."""
     zero_layout: ZeroLayout = ZeroLayout.INTERLEAVED
     """`interleaved` or `contiguous`."""
 

@@ -15,6 +15,7 @@ BENCHES = {
     "overhead": "a healthy step beside those of DDP, ZeRO optimizers and a 1F1B pipeline that survive nothing",
     "planner": "a plan for up to a million workers: how long it takes, how even it is",
     "snapshot": "what copies of the optimizer state on neighbours cost per step",
+    "throughput": "what is left when ranks are lost for good, by policy: under a virtual clock, against the bound",
 }
 WIDTH = 160
 

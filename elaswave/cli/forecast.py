@@ -11,7 +11,7 @@ from elaswave.planner.pace import finish
 from elaswave.planner.plan import Plan
 from elaswave.planner.profile import Profile
 from elaswave.planner.scheduler import make_plan
-from elaswave.planner.timetable import timetable
+from elaswave.planner.timetable import of_plan
 from elaswave.snapshot import ring
 from elaswave.topology import Member, View
 from elaswave.zero.layout import Layout, cut, diff
@@ -93,9 +93,7 @@ def forecast(config: Config, profile: Profile, view: View, previous: View | None
     """
     plan = make_plan(config, previous, view, profile)
     parallel = config.parallelism
-    table = timetable(
-        plan.tasks, plan.stages, profile.costs, parallel.schedule, len(view.members), parallel.virtual_stages
-    )
+    table = of_plan(plan, plan.tasks, profile.costs, parallel.schedule, parallel.virtual_stages)
     clocks = None
     if config.dvfs.backend is not DvfsBackend.OFF:
         device = Simulated(config.dvfs)

@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "what happened in a run: recoveries, their phases, losses",
     "export": "the parameters of a checkpoint as one safetensors file",
     "plan": "what the job would do without some of its workers, as a picture",
+    "simulate": "weeks of a large job among failures in minutes, by policy",
     "doctor": "what this machine lacks for a job, and how to mend it",
     "bench": "measure what the README claims",
 }

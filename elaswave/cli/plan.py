@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -125,24 +126,28 @@ def _picture(title: str, side: Forecast, workers: int, lost: frozenset[int]) -> 
     index = {member.rank: number for number, member in enumerate(side.view.members)}
     for stage, members in enumerate(plan.stages):
         ranks = range(stage, workers, num_stages)
-        layers = plan.layers[members[0]] if members else ()
+        usual = Counter(plan.layers[member] for member in members).most_common(1)
+        layers = usual[0][0] if usual else ()
         cells = (
             [_sum(side, members, lost.intersection(ranks))]
             if summed
-            else [_lost(rank) if rank in lost else _cell(side, rank, index[rank]) for rank in ranks]
+            else [_lost(rank) if rank in lost else _cell(side, rank, index[rank], layers) for rank in ranks]
         )
         table.add_row(str(stage), _spans(layers), *cells, *[Text()] * (len(table.columns) - 2 - len(cells)))
     return table
 
 
-def _cell(side: Forecast, rank: int, member: int) -> "Text":
+def _cell(side: Forecast, rank: int, member: int, usual: tuple[int, ...]) -> "Text":
+    """One worker; with its layers where they are not those of most of its stage."""
     from rich.text import Text
 
     busy = side.busy[member]
     level = LEVELS[min(int(busy * len(LEVELS)), len(LEVELS) - 1)]
     told = f"{rank}: {side.counts[member]} {level} {100 * busy:.0f} %"
+    layers = side.plan.layers[member]
+    own = "" if layers == usual else f"\nlayers {_spans(layers)}"
     clock = "" if side.clocks is None else f"\n{side.clocks.mhz[member]} MHz"
-    return Text(told + clock)
+    return Text(told + own + clock)
 
 
 def _lost(rank: int) -> "Text":

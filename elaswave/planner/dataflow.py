@@ -8,11 +8,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 
 from elaswave.planner.plan import Leg, Plan, Task
+from elaswave.planner.teams import deal
 
 Ranges = tuple[tuple[int, int], ...]
 """Layers as ascending disjoint (start, stop)."""
 Way = tuple[tuple[int, int, int], ...]
 """The way of a micro-batch before workers are chosen: (stage, start, stop) in order of layers."""
+Legs = dict[tuple[int, int, int], Leg]
+"""Legs that exist already, by their attributes: a large plan has few different ones."""
 
 
 def route(
@@ -38,7 +41,7 @@ def route(
     """
     whole = ((0, len(costs)),)
     rows = ((micro_batch, way_through(bounds, len(stages)), whole) for micro_batch, bounds in enumerate(cuts))
-    return _assign(rows, stages, costs, speeds)
+    return assign(rows, stages, costs, speeds)
 
 
 def retask(
@@ -49,7 +52,7 @@ def retask(
 ) -> tuple[Task, ...]:
     """The tasks of what is still wanted of an interrupted step, shared evenly again; what was done does not count.
 
-    Layers stay where the plan has them, only the members within each stage are chosen anew.
+    Layers stay where the plan has them, only the teams and the members within each stage are chosen anew.
 
     Args:
         plan: of the view in which it is computed.
@@ -61,19 +64,36 @@ def retask(
         ValueError: a micro-batch or a layer is not in the plan.
     """
     num_layers = plan.tasks[0].legs[-1].stop
-    stage_of = {member: stage for stage, members in enumerate(plan.stages) for member in members}
-    ways = {
-        task.micro_batch: tuple((stage_of[leg.member], leg.start, leg.stop) for leg in task.legs) for task in plan.tasks
-    }
-    rows = []
+    costs = costs or [1.0] * num_layers
+    total = list(accumulate(costs, initial=0.0))
+    ways = _ways(plan)
+    wanted: dict[int, Ranges] = {}
     for micro_batch in sorted(missing):
         ranges = _ranges(missing[micro_batch])
         if not ranges:
             continue
-        if micro_batch not in ways or ranges[0][0] < 0 or ranges[-1][1] > num_layers:
+        if not 0 <= micro_batch < len(plan.tasks) or ranges[0][0] < 0 or ranges[-1][1] > num_layers:
             raise ValueError(f"micro-batch {micro_batch}, layers {ranges}: not in a plan of {num_layers} layers")
-        rows.append((micro_batch, ways[micro_batch], ranges))
-    return _assign(rows, plan.stages, costs or [1.0] * num_layers, speeds)
+        wanted[micro_batch] = ranges
+    works = [sum(passes(0, num_layers, ranges, total)) for ranges in wanted.values()]
+    turns = deal(works, [len(mine) for mine in ways])
+    rows: list[list[tuple[int, Way, Ranges]]] = [[] for _ in plan.teams]
+    for (micro_batch, ranges), turn in zip(wanted.items(), turns, strict=True):
+        rows[turn].append((micro_batch, ways[turn][len(rows[turn]) % len(ways[turn])], ranges))
+    stages = plan.stages_by_team()
+    tasks = [task for team, mine in enumerate(rows) for task in assign(mine, stages[team], costs, speeds)]
+    return tuple(sorted(tasks, key=lambda task: task.micro_batch))
+
+
+def _ways(plan: Plan) -> list[list[Way]]:
+    """Per team the ways of its micro-batches, in order of id."""
+    stage_of = {member: stage for stage, members in enumerate(plan.stages) for member in members}
+    team_of = plan.team_of()
+    ways: list[list[Way]] = [[] for _ in plan.teams]
+    for task in plan.tasks:
+        way = tuple((stage_of[leg.member], leg.start, leg.stop) for leg in task.legs)
+        ways[team_of[task.legs[0].member]].append(way)
+    return ways
 
 
 def way_through(bounds: Sequence[int], num_stages: int) -> Way:
@@ -104,34 +124,61 @@ def passes(start: int, stop: int, missing: Ranges, total: Sequence[float]) -> tu
     return total[stop] - total[start], total[stop] - total[lowest] if lowest < stop else 0.0, wanted
 
 
-def _assign(
+def assign(
     rows: Iterable[tuple[int, Way, Ranges]],
     stages: Sequence[Sequence[int]],
     costs: Sequence[float],
-    speeds: Sequence[float] | None,
+    speeds: Sequence[float] | None = None,
+    known: Legs | None = None,
 ) -> tuple[Task, ...]:
-    """Deal micro-batches (id, way, missing layers) to the least loaded member of each stage."""
+    """Deal micro-batches (id, way, missing layers) to the least loaded member of each stage.
+
+    Args:
+        rows: in the order in which they are dealt.
+        stages: members of each stage.
+        costs: of each layer.
+        speeds: of each member; equal when None.
+        known: legs to use again; those that are made are added.
+
+    Raises:
+        ValueError: a leg belongs to a stage without members.
+    """
     total = list(accumulate(costs, initial=0.0))
+    legs_known: Legs = {} if known is None else known
     speed = {member: speeds[member] if speeds else 1.0 for members in stages for member in members}
     queues = [[(0.0, -speed[member], member) for member in members if speed[member] > 0] for members in stages]
     for queue in queues:
         heapq.heapify(queue)
-    known: dict[tuple[Way, Ranges], dict[int, float]] = {}
+    alone = all(len(queue) < 2 for queue in queues)
+    same: dict[Way, tuple[Leg, ...]] = {}
+    works: dict[tuple[Way, Ranges], dict[int, float]] = {}
     tasks = []
     for micro_batch, way, missing in rows:
-        work = known.get((way, missing))
-        if work is None:
-            work = known[way, missing] = _work(way, missing, total)
-        chosen: dict[int, int] = {}
-        for stage, amount in work.items():
-            if not queues[stage]:
-                raise ValueError(f"stage {stage} has layers of micro-batch {micro_batch}, but nobody to compute them")
-            load, order, member = queues[stage][0]
-            heapq.heapreplace(queues[stage], (load + amount / speed[member], order, member))
-            chosen[stage] = member
-        legs = tuple(Leg(member=chosen[stage], start=start, stop=stop) for stage, start, stop in way)
+        legs = same.get(way) if alone else None
+        if legs is None:
+            work = works.get((way, missing))
+            if work is None:
+                work = works[way, missing] = _work(way, missing, total)
+            chosen: dict[int, int] = {}
+            for stage, amount in work.items():
+                if not queues[stage]:
+                    raise ValueError(
+                        f"stage {stage} has layers of micro-batch {micro_batch}, but nobody to compute them"
+                    )
+                load, order, member = queues[stage][0]
+                heapq.heapreplace(queues[stage], (load + amount / speed[member], order, member))
+                chosen[stage] = member
+            legs = tuple(_leg(chosen[stage], start, stop, legs_known) for stage, start, stop in way)
+            same[way] = legs
         tasks.append(Task(micro_batch=micro_batch, legs=legs, missing=missing))
     return tuple(tasks)
+
+
+def _leg(member: int, start: int, stop: int, known: Legs) -> Leg:
+    leg = known.get((member, start, stop))
+    if leg is None:
+        leg = known[member, start, stop] = Leg(member=member, start=start, stop=stop)
+    return leg
 
 
 def _work(way: Way, missing: Ranges, total: Sequence[float]) -> dict[int, float]:

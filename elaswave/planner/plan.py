@@ -55,7 +55,8 @@ class Plan:
         worker_ids: members in order of rank; a member is known by its index in here.
         domains: failure domain of each member.
         stages: members of each pipeline stage, ascending; () where nobody is left.
-        layers: per member the layers it holds, ascending: all that its stage computes of any micro-batch.
+        teams: members of each team; all legs of a micro-batch are of one. Members without layers are in none.
+        layers: per member the layers it holds, ascending: all that its stage in its team computes of any micro-batch.
         buckets: every unit in exactly one.
         tasks: of a whole step, by id of micro-batch.
         reason: one line for people.
@@ -65,6 +66,7 @@ class Plan:
     worker_ids: tuple[str, ...]
     domains: tuple[str, ...]
     stages: tuple[tuple[int, ...], ...]
+    teams: tuple[tuple[int, ...], ...]
     layers: tuple[tuple[int, ...], ...]
     buckets: tuple[Bucket, ...]
     tasks: tuple[Task, ...]
@@ -74,6 +76,19 @@ class Plan:
     def micro_batches(self) -> tuple[tuple[int, ...], ...]:
         """Per member the ids of the micro-batches of which it computes any leg, ascending."""
         return micro_batches(self.tasks, len(self.worker_ids))
+
+    def stages_by_team(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """Per team its members at each stage."""
+        team_of = self.team_of()
+        found: list[list[list[int]]] = [[[] for _ in self.stages] for _ in self.teams]
+        for stage, members in enumerate(self.stages):
+            for member in members:
+                found[team_of[member]][stage].append(member)
+        return tuple(tuple(map(tuple, stages)) for stages in found)
+
+    def team_of(self) -> dict[int, int]:
+        """The team of each member that is in one."""
+        return {member: team for team, members in enumerate(self.teams) for member in members}
 
     def index_of(self, worker_id: str) -> int:
         """Raises ValueError for a worker that is not a member."""

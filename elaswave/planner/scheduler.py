@@ -1,28 +1,24 @@
 """From an agreed view to a plan: a pure function, so that the job, the tests and a simulator run the same one."""
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 
 from elaswave.config import Config, Parallelism
 from elaswave.errors import ConfigError
-from elaswave.planner.dataflow import route
-from elaswave.planner.graph import cut, fluid
-from elaswave.planner.plan import Bucket, Plan, Task, micro_batches
+from elaswave.planner.choice import Division, divide
+from elaswave.planner.holders import buckets
+from elaswave.planner.plan import Plan, Task
 from elaswave.planner.profile import WHOLE, Profile
-from elaswave.planner.timetable import timetable
+from elaswave.planner.teams import Groups, size
 from elaswave.topology import View, absent_from
-
-Cuts = Sequence[Sequence[int]]
-"""Per micro-batch the bounds of its chunks of layers."""
-Groups = tuple[tuple[int, ...], ...]
-"""Per stage its members, or the layers they hold; ascending."""
 
 
 def make_plan(config: Config, previous: View | None, view: View, profile: Profile = WHOLE) -> Plan:
     """Re-plan the job for the members of `view`.
 
     A member belongs to the stage of its rank, so that consecutive ranks form whole pipelines and ranks beyond a full
-    grid are of use. Only the reason depends on what was before: whoever joins makes the same plan.
+    grid are of use; with fluid cuts some take a lost worker's place where a step ends earlier so. Only the reason
+    depends on what was before: whoever joins makes the same plan.
 
     Args:
         config: the run's settings; decides the number of micro-batches and of stages.
@@ -35,18 +31,26 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
     """
     parallel = config.parallelism
     check_stages(parallel, profile.num_layers)
-    home = [member.rank % parallel.stages for member in view.members]
-    stages = tuple(tuple(i for i, own in enumerate(home) if own == stage) for stage in range(parallel.stages))
-    tasks, held = _divide(parallel, profile.costs, stages, config.micro_batches)
+    ranks = view.ranks()
+    division = divide(parallel, profile.costs, ranks, config.micro_batches)
+    stages = tuple(
+        tuple(sorted(member for team in division.teams for member in team[stage])) for stage in range(parallel.stages)
+    )
+    layers: list[tuple[int, ...]] = [()] * len(ranks)
+    for team, held in zip(division.teams, division.held, strict=True):
+        for members, mine in zip(team, held, strict=True):
+            for member in members:
+                layers[member] = mine
     return Plan(
         epoch=view.epoch,
         worker_ids=view.worker_ids(),
         domains=tuple(member.node_id for member in view.members),
         stages=stages,
-        layers=tuple(held[stage] for stage in home),
-        buckets=_buckets(profile, stages, held),
-        tasks=tasks,
-        reason=_changes(previous, view) + _work(tasks, stages, held),
+        teams=tuple(tuple(sorted(member for members in team for member in members)) for team in division.teams),
+        layers=tuple(layers),
+        buckets=buckets(profile, layers),
+        tasks=division.tasks,
+        reason=changes(previous, view) + _work(division, stages, layers),
     )
 
 
@@ -67,58 +71,7 @@ def check_stages(parallel: Parallelism, num_layers: int) -> None:
         )
 
 
-def _divide(
-    parallel: Parallelism, costs: Sequence[float], stages: Groups, num_micro_batches: int
-) -> tuple[tuple[Task, ...], Groups]:
-    """Who computes what, and which layers each stage holds.
-
-    Cuts that differ per micro-batch are taken only where a step ends earlier with them, and where no stage is left
-    without layers, as a stage may be whose share is less than one.
-    """
-    capacities = [len(members) for members in stages] * parallel.virtual_stages
-    cuts: Cuts = [cut(costs, capacities)] * num_micro_batches
-    tasks, held = route(cuts, stages, costs), _held(cuts, len(stages))
-    if not parallel.fluid:
-        return tasks, held
-    cuts = fluid(costs, capacities, num_micro_batches)
-    other_tasks, other_held = route(cuts, stages, costs), _held(cuts, len(stages))
-    filled = all(bool(layers) == bool(members) for layers, members in zip(other_held, stages, strict=True))
-    if filled and _finish(parallel, costs, stages, other_tasks) < _finish(parallel, costs, stages, tasks):
-        return other_tasks, other_held
-    return tasks, held
-
-
-def _finish(parallel: Parallelism, costs: Sequence[float], stages: Groups, tasks: tuple[Task, ...]) -> float:
-    """When a step ends, in units of the costs."""
-    num_members = sum(len(members) for members in stages)
-    return timetable(tasks, stages, costs, parallel.schedule, num_members, parallel.virtual_stages).finish
-
-
-def _held(cuts: Cuts, num_stages: int) -> Groups:
-    """The layers that each stage computes of any micro-batch."""
-    held: list[set[int]] = [set() for _ in range(num_stages)]
-    for bounds in set(map(tuple, cuts)):
-        for chunk, (start, stop) in enumerate(pairwise(bounds)):
-            held[chunk % num_stages].update(range(start, stop))
-    return tuple(tuple(sorted(layers)) for layers in held)
-
-
-def _buckets(profile: Profile, stages: Groups, held: Groups) -> tuple[Bucket, ...]:
-    """Units by the stages that hold them, in order of the first unit."""
-    holders: list[set[int]] = [set() for _ in range(profile.num_layers)]
-    for stage, layers in enumerate(held):
-        for layer in layers:
-            holders[layer].add(stage)
-    units: dict[tuple[int, ...], list[int]] = {}
-    for unit, users in enumerate(profile.users):
-        units.setdefault(tuple(sorted(set().union(*(holders[layer] for layer in users)))), []).append(unit)
-    return tuple(
-        Bucket(units=tuple(mine), members=tuple(sorted(member for stage in where for member in stages[stage])))
-        for where, mine in units.items()
-    )
-
-
-def _changes(previous: View | None, view: View) -> str:
+def changes(previous: View | None, view: View) -> str:
     """Who came and went."""
     if previous is None:
         return ""
@@ -127,16 +80,31 @@ def _changes(previous: View | None, view: View) -> str:
     return f"{', '.join(changes) or 'same members'}: "
 
 
-def _work(tasks: tuple[Task, ...], stages: Groups, held: Groups) -> str:
+def _work(division: Division, stages: Groups, layers: Sequence[tuple[int, ...]]) -> str:
     """What each stage and member has to do, such as `stages of 2+1+2 workers, layers 0-3 | 4-5 | 6-9, ...`."""
-    num_members = sum(len(members) for members in stages)
-    counts = [len(ids) for ids in micro_batches(tasks, num_members)]
+    tasks = division.tasks
+    counts = _counts(division.tasks, len(layers))
     each = f"{min(counts)} each" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)} each"
     if len(stages) == 1:
-        return f"{len(tasks)} micro-batches over {num_members} workers ({each})"
+        return f"{len(tasks)} micro-batches over {len(layers)} workers ({each})"
     workers = "+".join(str(len(members)) for members in stages)
-    layers = " | ".join(_spans(layers) for layers in held)
-    return f"stages of {workers} workers, layers {layers}, {len(tasks)} micro-batches ({each})"
+    spans = [sorted({layers[member] for member in members}) for members in stages]
+    cuts = " | ".join(
+        "; ".join(map(_spans, each)) or "none" if len(each) < 4 else f"{len(each)} ways" for each in spans
+    )
+    sizes = sorted((size(team) for team in division.teams), reverse=True)
+    teams = f" in teams of {'+'.join(map(str, sizes))}" if len(set(sizes)) > 1 and len(sizes) < 9 else ""
+    return f"stages of {workers} workers{teams}, layers {cuts}, {len(tasks)} micro-batches ({each})"
+
+
+def _counts(tasks: Sequence[Task], num_members: int) -> list[int]:
+    """Micro-batches of each member; most of a large plan's tasks share their legs with others."""
+    counts = [0] * num_members
+    same = {id(task.legs): task.legs for task in tasks}
+    for identity, count in Counter(id(task.legs) for task in tasks).items():
+        for member in {leg.member for leg in same[identity]}:
+            counts[member] += count
+    return counts
 
 
 def _spans(layers: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ from elaswave.config import Parallelism
 from elaswave.pipeline.schedule import Operation, operations
 from elaswave.pipeline.spent import Spent, legs_of
 from elaswave.planner.plan import Plan, Task, micro_batches
-from elaswave.planner.timetable import timetable
+from elaswave.planner.timetable import of_plan
 
 
 class Work:
@@ -41,12 +41,5 @@ class Work:
         assert self._plan is not None
         if not self._tasks:
             return ()
-        order = timetable(
-            self._tasks,
-            self._plan.stages,
-            costs,
-            parallelism.schedule,
-            len(self._plan.worker_ids),
-            parallelism.virtual_stages,
-        )
+        order = of_plan(self._plan, self._tasks, costs, parallelism.schedule, parallelism.virtual_stages, member=member)
         return operations(self._tasks, order.ops[member], member)

@@ -47,6 +47,17 @@ def test_layers_that_two_stages_hold(zygote: Zygote, folder: Path, reference: di
     assert digests(history) == reference
 
 
+@pytest.mark.parametrize("stage", ["forward", "reduce", "commit"])
+@pytest.mark.parametrize("lost", [[4], [0, 4]])
+def test_replicas_that_work_apart(
+    zygote: Zygote, folder: Path, reference: dict[int, str], stage: str, lost: list[int]
+) -> None:
+    overrides = ("--parallelism.fluid", "true", "--parallelism.schedule", "1f1b-split")
+    faults = fault(lost, stage)
+    history = run(zygote, folder, stages=3, workers=6, faults=faults, overrides=overrides, replace=False)
+    assert digests(history) == reference
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("rank", [0, 3])
 def test_one_worker_in_every_part_of_a_step(

@@ -25,6 +25,8 @@ PACKAGES = {
     "dvfs": "clocks of devices: set, and always given back",
     "communicator": "RELINK: links that stay, groups that are edited",
     "coordination": "AGREE: who is in, who has died, who decides; torchrun's plug-in",
+    "simulator": "IMAGINE: plans under a virtual clock (pure)",
+    "baselines": "other systems' decisions, with the planner's signature (pure)",
     "planner": "DECIDE: who computes what (pure)",
     "models": "what is trained; knows nothing of us",
 }

@@ -43,6 +43,14 @@ def test_before_and_after(capsys: pytest.CaptureFixture[str]):
     assert "MHz" not in out
 
 
+def test_a_worker_whose_layers_are_its_own_shows_them(capsys: pytest.CaptureFixture[str]):
+    words = ("--lose", "3", "--workers", "6", "--parallelism.stages", "3", "--parallelism.fluid=true")
+    out = shown(capsys, *words, "--parallelism.schedule=1f1b-split", "--training.train_batch_size=96")
+    before, after = out.split("after: 5 workers")
+    assert not [line for line in before.splitlines() if "│ layers" in line]
+    assert [line for line in after.splitlines() if "│ layers" in line]
+
+
 def test_nothing_is_lost_when_nothing_is_said_to_be(capsys: pytest.CaptureFixture[str]):
     out = shown(capsys)
     assert "plan: 2 workers" in out

@@ -130,8 +130,8 @@ def test_two_stages_with_four_micro_batches_and_a_split_backward():
     costs = (1.0,) * 4
     plan = plan_of(range(2), costs, 4, stages=2)
     assert [words(ops) for ops in lists_of(plan, plan.tasks, Schedule.SPLIT, costs)] == [
-        "F0 >a0@1 F1 >a1@1 <g0@1 I0 W0 <g1@1 I1 F2 >a2@1 W1 F3 >a3@1 <g2@1 I2 W2 <g3@1 I3 W3",
-        "<a0@0 F0 I0 >g0@0 <a1@0 F1 I1 >g1@0 W0 W1 <a2@0 F2 I2 >g2@0 <a3@0 F3 I3 >g3@0 W2 W3",
+        "F0 >a0@1 F1 >a1@1 <g0@1 I0 W0 F2 >a2@1 <g1@1 I1 W1 F3 >a3@1 <g2@1 I2 W2 <g3@1 I3 W3",
+        "<a0@0 F0 I0 >g0@0 <a1@0 F1 I1 >g1@0 W0 <a2@0 F2 I2 >g2@0 W1 <a3@0 F3 I3 >g3@0 W2 W3",
     ]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from elaswave.errors import ConfigError
 from elaswave.planner.graph import cut, fluid
@@ -71,3 +72,50 @@ def test_fluid_cuts_are_fractional_on_average(costs, capacities, num_micro_batch
     assert (cuts[:, -1] == len(costs)).all()
     assert (cuts.max(axis=0) - cuts.min(axis=0) <= 1).all()
     assert (abs(cuts.mean(axis=0) - ideal) <= 1 / num_micro_batches + 1e-9).all()
+
+
+def least_of_milp(costs, capacities, limits):
+    """The least maximum of cost / capacity as a mixed integer linear program: layer i is on stage p, in order."""
+    layers, stages = len(costs), [p for p, capacity in enumerate(capacities) if capacity]
+    index = {(i, p): at for at, (i, p) in enumerate((i, p) for i in range(layers) for p in stages)}
+    size = len(index) + 1  # the last variable is the maximum
+    rows, low, high = [], [], []
+
+    def add(terms, least, most):
+        row = np.zeros(size)
+        for at, value in terms:
+            row[at] += value
+        rows.append(row)
+        low.append(least)
+        high.append(most)
+
+    for i in range(layers):
+        add([(index[i, p], 1) for p in stages], 1, 1)
+        if i:
+            place = [*((index[i, p], p) for p in stages), *((index[i - 1, p], -p) for p in stages)]
+            add(place, 0, np.inf)
+    for p in stages:
+        add([*((index[i, p], costs[i] / capacities[p]) for i in range(layers)), (size - 1, -1)], -np.inf, 0)
+        add([(index[i, p], costs[i]) for i in range(layers)], 0, limits[p])
+        if layers >= len(stages):
+            add([(index[i, p], 1) for i in range(layers)], 1, np.inf)
+    found = milp(
+        c=np.eye(size)[-1],
+        constraints=LinearConstraint(np.array(rows), low, high),
+        integrality=[1] * (size - 1) + [0],
+        bounds=Bounds(0, [1] * (size - 1) + [np.inf]),
+    )
+    return found.fun if found.success else None
+
+
+@settings(max_examples=40, deadline=None)
+@given(COSTS, CAPACITIES, st.one_of(st.none(), st.integers(5, 30)))
+def test_minimax_equals_a_linear_program(costs, capacities, limit):
+    limits = [np.inf if limit is None else limit] * len(capacities)
+    least = least_of_milp(costs, capacities, limits)
+    memory = {} if limit is None else {"memory": costs, "limits": limits}
+    if least is None:
+        with pytest.raises(ConfigError, match="fit"):
+            cut(costs, capacities, **memory)
+    else:
+        assert worst(costs, capacities, cut(costs, capacities, **memory)) == pytest.approx(least)

@@ -33,19 +33,24 @@ def test_every_layer_of_every_micro_batch_is_computed_once(job):
 
 @MANY
 @given(jobs())
-def test_members_belong_to_the_stage_of_their_rank_and_hold_what_it_computes(job):
+def test_members_hold_what_their_stage_computes_in_their_team(job):
     config, view, profile = job
     plan = make_plan(config, None, view, profile)
     stages = config.parallelism.stages
-    assert plan.stages == tuple(
-        tuple(i for i, rank in enumerate(view.ranks()) if rank % stages == stage) for stage in range(stages)
-    )
-    of_stage = [set() for _ in plan.stages]
+    of_rank = tuple(tuple(i for i, rank in enumerate(view.ranks()) if rank % stages == s) for s in range(stages))
+    if not config.parallelism.fluid:
+        assert plan.stages == of_rank
+    stage_of = {member: stage for stage, members in enumerate(plan.stages) for member in members}
+    place = {member: (team, stage_of[member]) for team, mine in enumerate(plan.teams) for member in mine}
+    assert sorted(place) == list(range(len(plan.worker_ids)))
+    of_place = {}
     for task in plan.tasks:
+        assert len({place[leg.member][0] for leg in task.legs}) == 1
         for leg in task.legs:
-            of_stage[view.ranks()[leg.member] % stages].update(range(leg.start, leg.stop))
+            of_place.setdefault(place[leg.member], set()).update(range(leg.start, leg.stop))
     for member, layers in enumerate(plan.layers):
-        assert layers == tuple(sorted(of_stage[view.ranks()[member] % stages]))
+        assert set(layers) == of_place.get(place[member], set(layers))
+        assert layers == tuple(sorted(layers))
         assert layers, "a worker without layers is of no use"
 
 
@@ -94,6 +99,30 @@ def test_a_lone_survivor_does_everything(rank: int, fluid: bool):
     assert [(bucket.units, bucket.members) for bucket in plan.buckets] == [(tuple(range(9)), (0,))]
 
 
+@pytest.mark.parametrize("lost", [[], [3], [0, 7]])
+def test_members_belong_to_the_stage_of_their_rank_where_nobody_need_move(lost: list[int]):
+    plan = plan_of(set(range(12)) - set(lost), [1.0] * 16, 24, stages=4, fluid=True)
+    ranks = [rank for rank in range(12) if rank not in lost]
+    assert plan.stages == tuple(tuple(i for i, rank in enumerate(ranks) if rank % 4 == s) for s in range(4))
+
+
+def test_a_replica_that_lost_nobody_keeps_its_layers():
+    before = plan_of(range(12), [1.0] * 16, 24, stages=4, fluid=True)
+    after = plan_of(set(range(12)) - {5}, [1.0] * 16, 24, stages=4, fluid=True)
+    assert after.teams == ((0, 1, 2, 3), (4, 5, 6), (7, 8, 9, 10))
+    assert [after.layers[i] for i in (0, 1, 2, 3, 7, 8, 9, 10)] == [
+        before.layers[i] for i in (0, 1, 2, 3, 8, 9, 10, 11)
+    ]
+    counts = [len(ids) for ids in after.micro_batches]
+    assert counts[4] < counts[0]
+
+
+def test_survivors_of_two_replicas_make_a_whole_one():
+    plan = plan_of([0, 2, 5, 7], [1.0] * 16, 8, stages=4, fluid=True)
+    assert plan.stages == ((0,), (2,), (1,), (3,))
+    assert plan.teams == ((0, 1, 2, 3),)
+
+
 def test_a_micro_batch_stays_in_one_replica_of_a_full_grid():
     plan = plan_of(range(12), [1.0] * 8, 8, stages=4)
     for task in plan.tasks:
@@ -109,14 +138,15 @@ def test_a_stage_keeps_a_micro_batch_in_all_its_chunks():
 
 
 def test_a_shared_layer_is_summed_by_both_neighbours():
-    plan = plan_of(range(6), [1.0] * 10, 8, stages=3, fluid=True)
+    plan = plan_of(range(6), [1.0] * 10, 32, stages=3, fluid=True)
     assert plan.layers[:3] == ((0, 1, 2, 3), (3, 4, 5, 6), (6, 7, 8, 9))
     assert {bucket.units: bucket.members for bucket in plan.buckets}[(3,)] == (0, 1, 3, 4)
     assert len({task.legs[0].stop for task in plan.tasks}) == 2
 
 
 def test_fluid_cuts_are_not_taken_where_they_do_not_help():
-    assert plan_of(range(6), [1.0] * 9, 8, stages=3, fluid=True) == plan_of(range(6), [1.0] * 9, 8, stages=3)
+    fluid, whole = (plan_of(range(6), [1.0] * 9, 8, stages=3, fluid=flag) for flag in (True, False))
+    assert (fluid.tasks, fluid.layers, fluid.buckets) == (whole.tasks, whole.layers, whole.buckets)
 
 
 def test_a_stage_whose_share_is_less_than_a_layer_has_one_all_the_same():
