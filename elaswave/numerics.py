@@ -105,21 +105,25 @@ class ExactAccumulator:
         """
         if not len(gradient):
             return
-        low, high = torch.aminmax(gradient)
-        largest = max(-low.item(), high.item())
+        values = gradient.float().numpy()
+        largest = max(-float(values.min()), float(values.max()))  # either is nan when some element is not a number
         if not largest < self.bound:
             raise NumericsError(
                 f"micro-batch {micro_batch} has a gradient of {largest:g}; exact sums need less than {self.bound:g}. "
                 "Lower optimizer.lr, or use training.numerics = 'fast'"
             )
-        self._room.used = max(self._room.used, at + len(gradient))
-        values, sums = gradient.float().numpy(), self.buffer[at : at + len(gradient)].numpy()
+        sums = self.part(at, at + len(gradient)).numpy()
         for start in range(0, len(values), BLOCK):
             part, total = values[start : start + BLOCK], sums[start : start + BLOCK]
             wide, bits = self._wide[: len(part)], self._bits[: len(part)]
             np.add(part, _MAGIC, out=wide, dtype=np.float64)
             np.subtract(bits, _MAGIC_BITS, out=bits)
             np.add(total, bits, out=total)
+
+    def part(self, start: int, stop: int) -> torch.Tensor:
+        """A part of the sum, to add to."""
+        self._room.used = max(self._room.used, stop)
+        return self.buffer[start:stop]
 
     def to_float(self, part: torch.Tensor) -> torch.Tensor:
         """A part of the sum as float32."""
@@ -152,8 +156,12 @@ class FastAccumulator:
 
     def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None:
         """Add a flat gradient of one micro-batch to the elements from `at` on."""
-        self._room.used = max(self._room.used, at + len(gradient))
-        self.buffer[at : at + len(gradient)].add_(gradient)
+        self.part(at, at + len(gradient)).add_(gradient)
+
+    def part(self, start: int, stop: int) -> torch.Tensor:
+        """A part of the sum, to add to."""
+        self._room.used = max(self._room.used, stop)
+        return self.buffer[start:stop]
 
     def to_float(self, part: torch.Tensor) -> torch.Tensor:
         """A copy of a part of the sum."""

@@ -286,7 +286,6 @@ def test_a_gradient_out_of_range_names_parameter_micro_batch_and_value(factor, t
     stage.backward_input(1, 4, 0, 2, ())
     with pytest.raises(NumericsError, match=rf"^{told}; .*optimizer.lr"):
         stage.backward_weight(4, 0, 2)
-    assert not any(part.any() for part in sums_of([stage]).values())
     assert stage.gradients.layers == {}
 
 
