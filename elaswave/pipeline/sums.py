@@ -1,6 +1,7 @@
 """Where the gradients of one micro-batch's pass through some layers go: each to its place in the sums."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -46,22 +47,22 @@ class Sums:
             NumericsError: it is too large for exact sums; names the parameter, the micro-batch and the value.
         """
         target = self._targets.get(parameter)
-        if target is None:
-            return
-        place = target.place
-        try:
-            self._sums[place.bucket].add(gradient.reshape(-1), self._micro_batch, place.start)
-        except NumericsError as error:
-            raise NumericsError(f"{target.name}: {error}") from error
+        if target is not None:
+            with _named(target.name):
+                self._sums[target.place.bucket].add(gradient.reshape(-1), self._micro_batch, target.place.start)
 
     def add_product(self, parameter: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> None:
         """Add `rows.t() @ columns`, rounded to the dtype of the parameter; raises as `add` does."""
         target = self._targets.get(parameter)
-        if target is None:
-            return
-        accumulator, place = self._sums[target.place.bucket], target.place
-        if parameter.dtype == rows.dtype == columns.dtype == accumulator.buffer.dtype:
-            part = accumulator.part(place.start, place.stop)
-            part.view(rows.shape[1], columns.shape[1]).addmm_(rows.t(), columns)
-        else:
-            self.add(parameter, (rows.t() @ columns).to(parameter.dtype))
+        if target is not None:
+            with _named(target.name):
+                accumulator = self._sums[target.place.bucket]
+                accumulator.add_product(rows, columns, parameter.dtype, self._micro_batch, target.place.start)
+
+
+@contextmanager
+def _named(parameter: str) -> Iterator[None]:
+    try:
+        yield
+    except NumericsError as error:
+        raise NumericsError(f"{parameter}: {error}") from error

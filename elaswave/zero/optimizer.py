@@ -161,7 +161,7 @@ class ShardedOptimizer:
         """Compute the next version in the other slot; the committed one stays as it is, and committed.
 
         Args:
-            gradient: (num_elements,) float32, the reduced gradient of the shard; not changed.
+            gradient: (num_elements,) float32, the reduced gradient of the shard; not changed, unless it is `self.gradient`.
             lr: learning rate of this step.
             scale: factor of the gradient, such as that of clipping; rounded to float32.
 
