@@ -129,7 +129,7 @@ class ExactAccumulator(_Sum):
         Raises:
             NumericsError: some element is not below `bound`, or not a number.
         """
-        if not len(gradient):
+        if not gradient.numel():
             return
         values = gradient.float().numpy()
         largest = max(-float(values.min()), float(values.max()))  # either is nan when some element is not a number
@@ -138,7 +138,7 @@ class ExactAccumulator(_Sum):
                 f"micro-batch {micro_batch} has a gradient of {largest:g}; exact sums need less than {self.bound:g}. "
                 "Lower optimizer.lr, or use training.numerics = 'fast'"
             )
-        found, first = self._part(at, at + len(gradient))
+        found, first = self._part(at, at + len(values))
         sums = found.numpy()
         for start in range(0, len(values), BLOCK):
             part, total = values[start : start + BLOCK], sums[start : start + BLOCK]
@@ -172,7 +172,7 @@ class FastAccumulator(_Sum):
 
     def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None:
         """Add a flat gradient of one micro-batch to the elements from `at` on."""
-        part, first = self._part(at, at + len(gradient))
+        part, first = self._part(at, at + gradient.numel())
         if first:
             part.copy_(gradient)
         else:

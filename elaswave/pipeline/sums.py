@@ -1,7 +1,6 @@
 """Where the gradients of one micro-batch's pass through some layers go: each to its place in the sums."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -47,22 +46,20 @@ class Sums:
             NumericsError: it is too large for exact sums; names the parameter, the micro-batch and the value.
         """
         target = self._targets.get(parameter)
-        if target is not None:
-            with _named(target.name):
-                self._sums[target.place.bucket].add(gradient.reshape(-1), self._micro_batch, target.place.start)
+        if target is None:
+            return
+        try:
+            self._sums[target.place.bucket].add(gradient.reshape(-1), self._micro_batch, target.place.start)
+        except NumericsError as error:
+            raise NumericsError(f"{target.name}: {error}") from error
 
     def add_product(self, parameter: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> None:
         """Add `rows.t() @ columns`, rounded to the dtype of the parameter; raises as `add` does."""
         target = self._targets.get(parameter)
-        if target is not None:
-            with _named(target.name):
-                accumulator = self._sums[target.place.bucket]
-                accumulator.add_product(rows, columns, parameter.dtype, self._micro_batch, target.place.start)
-
-
-@contextmanager
-def _named(parameter: str) -> Iterator[None]:
-    try:
-        yield
-    except NumericsError as error:
-        raise NumericsError(f"{parameter}: {error}") from error
+        if target is None:
+            return
+        accumulator, start = self._sums[target.place.bucket], target.place.start
+        try:
+            accumulator.add_product(rows, columns, parameter.dtype, self._micro_batch, start)
+        except NumericsError as error:
+            raise NumericsError(f"{target.name}: {error}") from error
