@@ -17,8 +17,8 @@ from elaswave.errors import ConfigError
 from elaswave.pipeline.buckets import Buckets, Key
 from elaswave.pipeline.gradients import Accumulator, Gradients, Range, within
 from elaswave.pipeline.layers import Layers
+from elaswave.pipeline.sink import Sums, Target
 from elaswave.pipeline.split import Deferred, backward, split_linears
-from elaswave.pipeline.sums import Sums, Target
 from elaswave.pipeline.weights import Weights
 
 Tensors = tuple[torch.Tensor, ...]

@@ -58,7 +58,9 @@ def test_sum_is_closer_than_a_float32_sum():
         exact.add(value, i)
         fast.add(value, i)
     wanted = torch.stack(values).double().sum(0)
-    error, fast_error = ((a.to_float(a.buffer, torch.empty(SIZE)).double() - wanted).norm() / wanted.norm() for a in (exact, fast))
+    error, fast_error = (
+        (a.to_float(a.buffer, torch.empty(SIZE)).double() - wanted).norm() / wanted.norm() for a in (exact, fast)
+    )
     assert error < 4e-8
     assert error < fast_error
 
