@@ -44,24 +44,62 @@ def pin_threads(num_threads: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[missing-attribute]  # a property
 
 
-class _Room:
-    """Memory of a sum, with room for more elements.
+class _Sum:
+    """A flat sum of what is added part by part, in memory with room for more elements.
 
-    Attributes:
-        flat: all of it.
-        used: elements from the start that may not be zero.
+    Zeroing costs nothing: the first value of a part overwrites what was there. Parts that nothing was added to become
+    zero when the sum is looked at.
     """
 
     def __init__(self, num_elements: int, dtype: torch.dtype) -> None:
-        self.flat = torch.zeros(num_elements + num_elements // SPARE, dtype=dtype)
-        self.used = 0
+        self._flat = torch.zeros(num_elements + num_elements // SPARE, dtype=dtype)
+        self._used = 0  # elements from the start that may not be zero
+        self._parts: dict[int, int] = {}  # first element -> behind the last, of what was added to since it was zeroed
+        self._shape(num_elements)
+
+    def _shape(self, num_elements: int) -> None:
+        self._sum = self._flat[:num_elements]
+
+    @property
+    def buffer(self) -> torch.Tensor:
+        """All of it, (num_elements,)."""
+        self._settle()
+        return self._sum
 
     def zero(self) -> None:
-        self.flat[: self.used].zero_()
-        self.used = 0
+        self._parts = {}
+
+    def resize(self, num_elements: int) -> bool:
+        """Be a sum of so many other elements, zero, in the same memory; False when it has no room for them."""
+        if num_elements > len(self._flat):
+            return False
+        self.zero()
+        self._shape(num_elements)
+        return True
+
+    def _part(self, start: int, stop: int) -> tuple[torch.Tensor, bool]:
+        """A part to add to, and whether it is to be overwritten instead."""
+        part = self._sum[start:stop]
+        if self._parts.get(start) == stop:
+            return part, False
+        if any(first < stop and start < last for first, last in self._parts.items()):
+            self._settle()
+            return part, False
+        self._parts[start] = stop
+        self._used = max(self._used, stop)
+        return part, True
+
+    def _settle(self) -> None:
+        """Let what nothing was added to be zero."""
+        at = 0
+        for start, stop in (*sorted(self._parts.items()), (self._used, self._used)):
+            self._flat[at:start].zero_()
+            at = max(at, stop)
+        if self._used:
+            self._parts = {0: len(self._flat)}
 
 
-class ExactAccumulator:
+class ExactAccumulator(_Sum):
     """Gradients as int64 fixed point.
 
     Args:
@@ -75,24 +113,12 @@ class ExactAccumulator:
 
     def __init__(self, num_elements: int, num_micro_batches: int = 1) -> None:
         self.bound = min(BOUND, 2.0 ** (63 - FRACTION_BITS) / num_micro_batches)
-        self._room = _Room(num_elements, torch.int64)
-        self._shape(num_elements)
+        super().__init__(num_elements, torch.int64)
 
     def _shape(self, num_elements: int) -> None:
-        self.buffer = self._room.flat[:num_elements]
+        super()._shape(num_elements)
         self._wide = np.empty(min(num_elements, BLOCK))
         self._bits = self._wide.view(np.int64)
-
-    def zero(self) -> None:
-        self._room.zero()
-
-    def resize(self, num_elements: int) -> bool:
-        """Be a sum of so many other elements, zero, in the same memory; False when it has no room for them."""
-        if num_elements > len(self._room.flat):
-            return False
-        self._room.zero()
-        self._shape(num_elements)
-        return True
 
     def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None:
         """Add a flat gradient of one micro-batch to the elements from `at` on.
@@ -103,32 +129,38 @@ class ExactAccumulator:
         Raises:
             NumericsError: some element is not below `bound`, or not a number.
         """
-        if not len(gradient):
+        if not gradient.numel():
             return
-        low, high = torch.aminmax(gradient)
-        largest = max(-low.item(), high.item())
+        values = gradient.float().numpy()
+        largest = max(-float(values.min()), float(values.max()))  # either is nan when some element is not a number
         if not largest < self.bound:
             raise NumericsError(
                 f"micro-batch {micro_batch} has a gradient of {largest:g}; exact sums need less than {self.bound:g}. "
                 "Lower optimizer.lr, or use training.numerics = 'fast'"
             )
-        self._room.used = max(self._room.used, at + len(gradient))
-        values, sums = gradient.float().numpy(), self.buffer[at : at + len(gradient)].numpy()
+        found, first = self._part(at, at + len(values))
+        sums = found.numpy()
         for start in range(0, len(values), BLOCK):
             part, total = values[start : start + BLOCK], sums[start : start + BLOCK]
             wide, bits = self._wide[: len(part)], self._bits[: len(part)]
             np.add(part, _MAGIC, out=wide, dtype=np.float64)
-            np.subtract(bits, _MAGIC_BITS, out=bits)
-            np.add(total, bits, out=total)
+            np.subtract(bits, _MAGIC_BITS, out=total if first else bits)
+            if not first:
+                np.add(total, bits, out=total)
 
-    def to_float(self, part: torch.Tensor) -> torch.Tensor:
-        """A part of the sum as float32."""
-        found = torch.empty(part.shape)
-        np.multiply(part.numpy(), _RESOLUTION, out=found.numpy(), dtype=np.float64)
-        return found
+    def add_product(
+        self, rows: torch.Tensor, columns: torch.Tensor, dtype: torch.dtype, micro_batch: int, at: int = 0
+    ) -> None:
+        """Add the gradient `rows.t() @ columns`, rounded to `dtype`; raises as `add` does."""
+        self.add((rows.t() @ columns).to(dtype).view(-1), micro_batch, at)
+
+    def to_float(self, part: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """A part of the sum as float32, in `out`."""
+        np.multiply(part.numpy(), _RESOLUTION, out=out.numpy(), dtype=np.float64)
+        return out
 
 
-class FastAccumulator:
+class FastAccumulator(_Sum):
     """Gradients as plain float32 sums: half the bytes, and bits that depend on the layout.
 
     Attributes:
@@ -136,28 +168,33 @@ class FastAccumulator:
     """
 
     def __init__(self, num_elements: int) -> None:
-        self._room = _Room(num_elements, torch.float32)
-        self.buffer = self._room.flat[:num_elements]
-
-    def zero(self) -> None:
-        self._room.zero()
-
-    def resize(self, num_elements: int) -> bool:
-        """Be a sum of so many other elements, zero, in the same memory; False when it has no room for them."""
-        if num_elements > len(self._room.flat):
-            return False
-        self._room.zero()
-        self.buffer = self._room.flat[:num_elements]
-        return True
+        super().__init__(num_elements, torch.float32)
 
     def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None:
         """Add a flat gradient of one micro-batch to the elements from `at` on."""
-        self._room.used = max(self._room.used, at + len(gradient))
-        self.buffer[at : at + len(gradient)].add_(gradient)
+        part, first = self._part(at, at + gradient.numel())
+        if first:
+            part.copy_(gradient)
+        else:
+            part.add_(gradient)
 
-    def to_float(self, part: torch.Tensor) -> torch.Tensor:
-        """A copy of a part of the sum."""
-        return part.clone()
+    def add_product(
+        self, rows: torch.Tensor, columns: torch.Tensor, dtype: torch.dtype, micro_batch: int, at: int = 0
+    ) -> None:
+        """Add the gradient `rows.t() @ columns`, rounded to `dtype`."""
+        if not rows.dtype == columns.dtype == dtype == torch.float32:
+            self.add((rows.t() @ columns).to(dtype).view(-1), micro_batch, at)
+            return
+        shape = (rows.shape[1], columns.shape[1])
+        part, first = self._part(at, at + shape[0] * shape[1])
+        if first:
+            torch.mm(rows.t(), columns, out=part.view(shape))
+        else:
+            part.view(shape).addmm_(rows.t(), columns)
+
+    def to_float(self, part: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """A part of the sum: as it is."""
+        return part
 
 
 def make_accumulator(

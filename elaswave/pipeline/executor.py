@@ -124,7 +124,9 @@ class Executor:
         at = (op.micro_batch, op.start)
         gradients = self._gradients.pop(at, ())
         with self._span(StepStage.BACKWARD, micro_batch=op.micro_batch, layer=op.start):
-            self._going_out[at] = self._stage.backward_input(self._step, op.micro_batch, op.start, op.stop, gradients)
+            self._going_out[at] = self._stage.backward_input(
+                self._step, op.micro_batch, op.start, op.stop, gradients, at_once=op.at_once
+            )
         if op.weights:
             self._put_off.append(op)
         else:

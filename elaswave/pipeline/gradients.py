@@ -17,7 +17,8 @@ Range = tuple[int, int]
 class Accumulator(Protocol):
     """Where gradients are summed; see `elaswave.numerics`."""
 
-    buffer: torch.Tensor
+    @property
+    def buffer(self) -> torch.Tensor: ...
 
     def zero(self) -> None: ...
 
@@ -25,7 +26,11 @@ class Accumulator(Protocol):
 
     def add(self, gradient: torch.Tensor, micro_batch: int, at: int = 0) -> None: ...
 
-    def to_float(self, part: torch.Tensor) -> torch.Tensor: ...
+    def add_product(
+        self, rows: torch.Tensor, columns: torch.Tensor, dtype: torch.dtype, micro_batch: int, at: int = 0
+    ) -> None: ...
+
+    def to_float(self, part: torch.Tensor, out: torch.Tensor) -> torch.Tensor: ...
 
 
 class Gradients:
@@ -90,9 +95,9 @@ class Gradients:
         """The step has been committed: what was added is of no use any more; `begin` clears the sums."""
         self.losses, self.layers, self.aside = {}, {}, {}
 
-    def to_float(self, part: torch.Tensor) -> torch.Tensor:
-        """A part of a sum as float32."""
-        return self._converter.to_float(part)
+    def to_float(self, part: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """A part of a sum as float32: the part itself if it is that already, `out` otherwise."""
+        return self._converter.to_float(part, out)
 
     def record(self, micro_batch: int, layers: Iterable[int]) -> None:
         """The gradients of these layers are in the sums."""

@@ -4,8 +4,9 @@ Names of operations follow torch.distributed.pipelining.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import zip_longest
 
 from elaswave.planner.plan import Task
 from elaswave.planner.timetable import Op
@@ -38,6 +39,7 @@ class Operation:
         tag: of a message: the same at both ends, different from all others of the attempt.
         missing: ranges of layers whose gradient of the micro-batch is wanted.
         weights: whether some of them are among these layers.
+        at_once: gradients of weights follow at once: nothing is to be gained from putting them off.
     """
 
     kind: Kind
@@ -48,6 +50,7 @@ class Operation:
     tag: int = 0
     missing: tuple[tuple[int, int], ...] = ()
     weights: bool = False
+    at_once: bool = False
 
 
 def operations(tasks: Sequence[Task], order: Sequence[Op], member: int) -> tuple[Operation, ...]:
@@ -64,7 +67,18 @@ def operations(tasks: Sequence[Task], order: Sequence[Op], member: int) -> tuple
         task = by_id[op.micro_batch]
         found += _lower(task, op)
         assert task.legs[op.leg].member == member
-    return tuple(found)
+    return tuple(
+        replace(first, at_once=_belong_together(first, second)) for first, second in zip_longest(found, found[1:])
+    )
+
+
+def _belong_together(first: Operation, second: Operation | None) -> bool:
+    """Whether these are the two halves of one backward."""
+    return (
+        second is not None
+        and (first.kind, second.kind) == (Kind.BACKWARD_INPUT, Kind.BACKWARD_WEIGHT)
+        and (first.micro_batch, first.start) == (second.micro_batch, second.start)
+    )
 
 
 def _lower(task: Task, op: Op) -> list[Operation]:

@@ -8,7 +8,7 @@ schedule changes a bit.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -24,29 +24,43 @@ class _Product:
     gradient: torch.Tensor
 
 
-class Deferred:
-    """Products that have been put off; holds their inputs until they are computed."""
+class Sink(Protocol):
+    """Takes the gradients of weights, one after the other."""
 
-    def __init__(self) -> None:
+    def add(self, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
+        """A gradient, or a part of one, in the parameter's shape."""
+        ...
+
+    def add_product(self, parameter: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> None:
+        """The gradient `rows.t() @ columns`."""
+        ...
+
+
+class Deferred:
+    """Products that have been put off; holds their inputs until they are computed.
+
+    Args:
+        sink: takes each product as soon as it is put, while its inputs are in the cache: nothing is put off.
+    """
+
+    def __init__(self, sink: Sink | None = None) -> None:
+        self._sink = sink
         self._products: list[_Product] = []
 
     def put(self, product: _Product) -> None:
-        self._products.append(product)
+        if self._sink is None:
+            self._products.append(product)
+        else:
+            _compute(product, self._sink)
 
     def __len__(self) -> int:
         return len(self._products)
 
     @torch.no_grad()
-    def compute(self) -> dict[torch.Tensor, torch.Tensor]:
-        """The gradients of all that was put off, in the order of the backward; afterwards nothing is held."""
-        found: dict[torch.Tensor, torch.Tensor] = {}
+    def compute(self, sink: Sink) -> None:
+        """Compute all that was put off, in the order of the backward; afterwards nothing is held."""
         while self._products:
-            product = self._products.pop(0)
-            weight, bias = _gradients(product.layer, product.inputs, product.gradient)
-            _add(found, product.layer.weight, weight)
-            if bias is not None:
-                _add(found, product.layer.bias, bias)
-        return found
+            _compute(self._products.pop(0), sink)
 
 
 _active: Deferred | None = None
@@ -89,21 +103,28 @@ def backward(
         _active = before
 
 
-def _add(found: dict[torch.Tensor, torch.Tensor], parameter: torch.Tensor, gradient: torch.Tensor) -> None:
-    found[parameter] = found[parameter] + gradient if parameter in found else gradient
-
-
 def _forward(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
     return _Linear.apply(layer, inputs, layer.weight, layer.bias)
+
+
+def _compute(product: _Product, sink: Sink) -> None:
+    layer, rows, columns = product.layer, _rows(product.gradient), _rows(product.inputs)
+    sink.add_product(layer.weight, rows, columns)
+    if layer.bias is not None:
+        sink.add(layer.bias, rows.sum(0).to(layer.bias.dtype))
 
 
 def _gradients(
     layer: nn.Linear, inputs: torch.Tensor, gradient: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Of weight and bias, in their own dtype."""
-    rows, columns = gradient.reshape(-1, gradient.shape[-1]), inputs.reshape(-1, inputs.shape[-1])
+    rows, columns = _rows(gradient), _rows(inputs)
     bias = None if layer.bias is None else rows.sum(0).to(layer.bias.dtype)
     return (rows.t() @ columns).to(layer.weight.dtype), bias
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(-1, x.shape[-1])
 
 
 class _Linear(torch.autograd.Function):

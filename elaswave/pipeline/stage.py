@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from elaswave.errors import ConfigError, NumericsError
+from elaswave.errors import ConfigError
 from elaswave.pipeline.buckets import Buckets, Key
 from elaswave.pipeline.gradients import Accumulator, Gradients, Range, within
 from elaswave.pipeline.layers import Layers
+from elaswave.pipeline.sink import Sums, Target
 from elaswave.pipeline.split import Deferred, backward, split_linears
 from elaswave.pipeline.weights import Weights
 
@@ -105,8 +105,7 @@ class Stage:
         self._parameters: dict[int, list[tuple[nn.Parameter, int]]] = {}
         self._buffers: dict[int, list[torch.Tensor]] = {}
         self._passes: dict[tuple[int, int], Pass] = {}
-        self._gradient = torch.empty(0, dtype=dtype)
-        self._run_of = lru_cache(maxsize=256)(self._runs)
+        self._targets = lru_cache(maxsize=256)(self._targets_of)
 
     # -- what is held ------------------------------------------------------------------------------------------
 
@@ -130,9 +129,7 @@ class Stage:
             if number not in self._modules:
                 self._add(number)
         self.held = tuple(held)
-        if (size := sum(buckets.size(key) for key in keys)) > len(self._gradient):
-            self._gradient = torch.empty(size, dtype=self._dtype)
-        self._run_of.cache_clear()
+        self._targets.cache_clear()
         self._bind()
 
     def _add(self, number: int) -> None:
@@ -236,15 +233,26 @@ class Stage:
     # -- backward ----------------------------------------------------------------------------------------------
 
     def backward_input(
-        self, step: int, micro_batch: int, start: int, stop: int, gradients: Sequence[torch.Tensor | None]
+        self,
+        step: int,
+        micro_batch: int,
+        start: int,
+        stop: int,
+        gradients: Sequence[torch.Tensor | None],
+        *,
+        at_once: bool = False,
     ) -> Tensors:
         """The first half: what the leg before waits for.
 
         Args:
             gradients: of those outputs that take one, in order; ignored after the last layer.
+            at_once: put nothing off, but add it to the sums; `backward_weight` must follow whatever happens.
 
         Returns:
             Gradients of those inputs that take one, in order.
+
+        Raises:
+            NumericsError: as `backward_weight`, when nothing is put off.
         """
         one = self._passes[micro_batch, start]
         if self._checkpointing:
@@ -255,6 +263,8 @@ class Stage:
         parameters = [p for number in within(one.missing, start, stop) for p, _ in self._parameters[number]]
         if not outputs or not (inputs or parameters):
             return tuple(torch.zeros_like(x) for x in inputs)
+        if at_once:
+            one.deferred = Deferred(self._sums(micro_batch, start, stop, one.missing))
         found = backward(outputs, None if last else gradients, [*inputs, *parameters], one.deferred)
         for parameter, gradient in zip(parameters, found[len(inputs) :], strict=True):
             if gradient is not None:
@@ -271,54 +281,27 @@ class Stage:
             NumericsError: one is too large for exact sums; names the parameter, the micro-batch and the value.
         """
         one = self._passes.pop((micro_batch, start))
-        found = one.found
-        for parameter, gradient in one.deferred.compute().items():
-            found[parameter] = found[parameter] + gradient if parameter in found else gradient
-        for key, at, parameters in self._run_of(start, stop, one.missing):
-            self._accumulate(key, at, parameters, found, micro_batch)
+        sums = self._sums(micro_batch, start, stop, one.missing)
+        one.deferred.compute(sums)
+        for parameter, gradient in one.found.items():
+            sums.add(parameter, gradient)
         self.gradients.record(micro_batch, within(one.missing, start, stop))
+
+    def _sums(self, micro_batch: int, start: int, stop: int, missing: tuple[Range, ...]) -> Sums:
+        return Sums(self.gradients.sums, self._targets(start, stop, missing), micro_batch)
+
+    def _targets_of(self, start: int, stop: int, missing: tuple[Range, ...]) -> dict[torch.Tensor, Target]:
+        """Where the gradients of the missing layers of a leg go."""
+        table, buckets = self.layers.table, self.weights.buckets
+        return {
+            parameter: Target(table.parameters[index].name, buckets.of_parameter(index))
+            for number in within(missing, start, stop)
+            for parameter, index in self._parameters[number]
+        }
 
     def finish(self, micro_batch: int, start: int) -> None:
         """End a pass of which no gradient of weights is wanted."""
         self._passes.pop((micro_batch, start), None)
-
-    def _accumulate(
-        self,
-        key: Key,
-        at: int,
-        parameters: Sequence[nn.Parameter],
-        found: dict[torch.Tensor, torch.Tensor],
-        micro_batch: int,
-    ) -> None:
-        pieces = [found[p].reshape(-1) if p in found else p.new_zeros(p.numel()) for p in parameters]
-        flat = self._gradient[: sum(piece.numel() for piece in pieces)]
-        torch.cat(pieces, out=flat)
-        try:
-            self.gradients.sums[key].add(flat, micro_batch, at)
-        except NumericsError as error:
-            raise NumericsError(f"{self._largest(parameters, pieces)}: {error}") from error
-
-    def _runs(
-        self, start: int, stop: int, missing: tuple[Range, ...]
-    ) -> tuple[tuple[Key, int, tuple[nn.Parameter, ...]], ...]:
-        """Parameters of the missing layers of a leg, in stretches that lie side by side in one buffer."""
-        runs: list[tuple[Key, int, list[nn.Parameter]]] = []
-        end: tuple[Key, int] | None = None
-        for number in within(missing, start, stop):
-            for parameter, index in self._parameters[number]:
-                place = self.weights.buckets.of_parameter(index)
-                if end != (place.bucket, place.start):
-                    runs.append((place.bucket, place.start, []))
-                runs[-1][2].append(parameter)
-                end = (place.bucket, place.stop)
-        return tuple((key, at, tuple(parameters)) for key, at, parameters in runs)
-
-    def _largest(self, parameters: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor]) -> str:
-        """Name of the first parameter whose gradient is not a number, or else of the one with the largest."""
-        peaks = torch.stack([functional.pad(gradient.abs().float(), (0, 1)).amax() for gradient in gradients])
-        worst = parameters[int(peaks.nan_to_num(nan=torch.inf).argmax())]
-        index = next(i for named in self._parameters.values() for p, i in named if p is worst)
-        return self.layers.table.parameters[index].name
 
 
 def _many(x: Any) -> Tensors:

@@ -28,9 +28,10 @@ def commit_step(job: "Job") -> None:
     """
     config, step, held = job.config, job.step + 1, job.holding
     with job.stage(Stage.REDUCE):
-        gradient = _reduce(job)
+        _reduce(job)
     job.migration.finish()
-    held.pool.finish()
+    held.pool.finish()  # from here on nobody reads the gradient of the step before
+    gradient = job.trainee.stage.gradients.to_float(held.reduced, held.optimizer.gradient)
     with job.stage(Stage.VOTE):
         vote = _vote(job, gradient)
         job.state.check_vote(job.step, vote)
@@ -56,8 +57,8 @@ def commit_step(job: "Job") -> None:
     job.commit(rows)
 
 
-def _reduce(job: "Job") -> torch.Tensor:
-    """This member's shard of the summed gradient, float32."""
+def _reduce(job: "Job") -> None:
+    """Bring this member's shard of the summed gradient to `Holding.reduced`."""
     held, gradients = job.holding, job.trainee.stage.gradients
     pieces = dict(held.layout.pieces(held.index))
     for number, key, group in job.buckets():
@@ -65,7 +66,6 @@ def _reduce(job: "Job") -> torch.Tensor:
         group.reduce_scatter(gradients.sums[key].buffer, part, held.layout.spans(number))
         spread(part, pieces[number], held.reduced)
     job.migration.add_sums(held.reduced)
-    return job.trainee.stage.gradients.to_float(held.reduced)
 
 
 def gather_weights(job: "Job", master: torch.Tensor, version: int) -> None:

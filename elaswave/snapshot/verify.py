@@ -1,13 +1,14 @@
 """Digests that prove two holders have the same state, however it is cut.
 
-The digest of a set of elements is the sum of bits(element) * weight(position, tensor name) modulo 2**64, a
+Elements stand in words of 64 bits by their global position, two float32 in each. The digest of a set of elements is the
+sum of word * weight(position, tensor name) modulo 2**64, in which elements that are not in the set count as zero: a
 multilinear hash (Carter and Wegman, https://doi.org/10.1016/0022-0000(79)90044-8; Lemire and Kaser,
-https://arxiv.org/abs/1202.4961). Sums add up, so the parts of any cut give the digest of the whole; weights are odd
-and therefore invertible, so a change of a single element, of whatever bits, always changes the digest.
+https://arxiv.org/abs/1202.4961). Sums add up, so the parts of any cut give the digest of the whole, even where it
+divides a word; weights are odd and therefore invertible, so a change of a single element, of whatever bits, always
+changes the digest.
 """
 
 import hashlib
-import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,20 +20,12 @@ import torch
 from elaswave.errors import CorruptState
 
 BLOCK = 1 << 16
-"""Positions that share a multiplier; their table of weights (512 KiB) stays in the second-level cache."""
+"""Positions that share a multiplier; their table of weights (at most 512 KiB) stays in the second-level cache."""
 
 _MASK = (1 << 64) - 1
+_WORD_BYTES = 8
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-class _Scratch(threading.local):
-    """Memory for one block's products, of each thread its own."""
-
-    def __init__(self) -> None:
-        self.products = np.empty(BLOCK, np.int64)
-
-
-_SCRATCH = _Scratch()
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,17 +102,30 @@ def _majority(findings: Sequence[Finding]) -> int:
 
 
 def _bits(tensor: torch.Tensor) -> np.ndarray:
-    """The elements' bits as signed integers of their own size."""
-    return tensor.detach().view(_INTEGERS[tensor.dtype.itemsize]).numpy()
+    """The elements' bits as unsigned integers of their own size."""
+    size = tensor.dtype.itemsize
+    return tensor.detach().view(_INTEGERS[size]).numpy().view(_UNSIGNED[size])
 
 
 def _digest_one(pieces: Sequence[tuple[int, int, int, int]], bits: np.ndarray) -> int:
-    table, total = _table(), 0
-    for block, low, first, last in pieces:
-        scratch = _SCRATCH.products[: last - first]
-        np.copyto(scratch, bits[first:last])
-        np.multiply(scratch, table[low : low + last - first], out=scratch)
-        total += _block_weight(block) * int(np.add.reduce(scratch))
+    return sum(_block_weight(block) * _sum(bits[first:last], low) for block, low, first, last in pieces) & _MASK
+
+
+def _sum(bits: np.ndarray, low: int) -> int:
+    """Words times weights of one piece, modulo 2**64.
+
+    Args:
+        bits: of its elements.
+        low: position of the first one inside the block.
+    """
+    table, per_word = _table(), _WORD_BYTES // bits.itemsize
+    first = min(-low % per_word, len(bits))
+    last = first + (len(bits) - first) // per_word * per_word
+    whole = table[(low + first) // per_word : (low + last) // per_word]
+    total = int(np.dot(bits[first:last].view(np.int64), whole))
+    for index in (*range(first), *range(last, len(bits))):
+        word, place = divmod(low + index, per_word)
+        total += (int(bits[index]) << 8 * bits.itemsize * place) * int(table[word])
     return total & _MASK
 
 
@@ -146,7 +152,7 @@ def _mix(value: np.ndarray) -> np.ndarray:
 
 @cache
 def _table() -> np.ndarray:
-    """Odd weights of the positions inside a block, (BLOCK,) int64."""
+    """Odd weights of the words inside a block, (BLOCK,) int64; fewer are used when a word holds several elements."""
     return (_mix(np.arange(BLOCK, dtype=np.uint64)) | np.uint64(1)).view(np.int64)
 
 

@@ -161,7 +161,8 @@ class ShardedOptimizer:
         """Compute the next version in the other slot; the committed one stays as it is, and committed.
 
         Args:
-            gradient: (num_elements,) float32, the reduced gradient of the shard; not changed.
+            gradient: (num_elements,) float32, the reduced gradient of the shard; may be `self.gradient`, which is
+                scaled in place, and is not changed otherwise.
             lr: learning rate of this step.
             scale: factor of the gradient, such as that of clipping; rounded to float32.
 

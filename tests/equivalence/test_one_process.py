@@ -98,7 +98,8 @@ class Trial:
                 gradients = self.workers[worker].backward_input(step, micro_batch, start, stop, gradients)
                 self.workers[worker].backward_weight(micro_batch, start, stop)
         sums = [accumulator.buffer for stage in self.workers for accumulator in stage.gradients.sums.values()]
-        return self.workers[0].gradients.to_float(torch.stack(sums).sum(0))
+        total = torch.stack(sums).sum(0)
+        return self.workers[0].gradients.to_float(total, torch.empty(len(total)))
 
     def _update(
         self, step: int, old: torch.Tensor, gradient: torch.Tensor, ranges: tuple[tuple[int, int], ...], scale: float

@@ -58,7 +58,9 @@ def test_sum_is_closer_than_a_float32_sum():
         exact.add(value, i)
         fast.add(value, i)
     wanted = torch.stack(values).double().sum(0)
-    error, fast_error = ((a.to_float(a.buffer).double() - wanted).norm() / wanted.norm() for a in (exact, fast))
+    error, fast_error = (
+        (a.to_float(a.buffer, torch.empty(SIZE)).double() - wanted).norm() / wanted.norm() for a in (exact, fast)
+    )
     assert error < 4e-8
     assert error < fast_error
 
@@ -85,7 +87,7 @@ def test_blocks_do_not_show(monkeypatch, block):
 @settings(deadline=None, max_examples=200)
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_a_sum_becomes_the_nearest_float64_and_then_the_nearest_float32(units):
-    found = ExactAccumulator(1).to_float(torch.tensor([units]))
+    found = ExactAccumulator(1).to_float(torch.tensor([units]), torch.empty(1))
     assert found.dtype == torch.float32
     assert found.item() == torch.tensor(float(units) * 2.0**-44).float().item()
 
@@ -126,9 +128,45 @@ def test_config_chooses():
     assert isinstance(make_accumulator(Numerics.EXACT, 4, 2), ExactAccumulator)
     fast = make_accumulator(Numerics.FAST, 4, 2)
     assert fast.buffer.dtype == torch.float32
-    part = fast.to_float(fast.buffer[1:3])
-    part.fill_(1.0)
-    assert not fast.buffer.any()
+    part = fast.buffer[1:3]
+    assert fast.to_float(part, torch.empty(2)) is part
+
+
+@pytest.mark.parametrize("numerics", Numerics)
+def test_parts_add_up_to_the_whole_whatever_was_there_before(numerics):
+    value = gradients()[0]
+    whole, parts, again = (make_accumulator(numerics, SIZE, MICRO_BATCHES) for _ in range(3))
+    for accumulator in (whole, parts, again):
+        accumulator.add(value, 0)
+        accumulator.zero()
+    whole.add(value, 1)
+    parts.add(value[100:], 1, 100)
+    parts.add(value[:90], 1)
+    parts.add(value[90:100], 1, 90)
+    again.add(value[50:100], 1, 50)
+    again.add(torch.cat([value[:50], torch.zeros(50), value[100:]]), 1)
+    assert torch.equal(whole.buffer, parts.buffer)
+    assert torch.equal(whole.buffer, again.buffer)
+    again.zero()
+    again.add(value[7:9], 2, 7)
+    assert again.buffer[7:9].all()
+    assert not again.buffer[:7].any()
+    assert not again.buffer[9:].any()
+    assert again.resize(SIZE + 3)
+    assert not again.buffer.any()
+
+
+@pytest.mark.parametrize("numerics", Numerics)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_is_added_as_the_gradient_that_it_is(numerics, dtype):
+    generator = torch.Generator().manual_seed(4)
+    rows, columns = (torch.randn(5, size, generator=generator).to(dtype) for size in (3, 4))
+    found, wanted = (make_accumulator(numerics, 20, MICRO_BATCHES) for _ in range(2))
+    for micro_batch in range(2):
+        found.add_product(rows, columns, torch.float32, micro_batch, 8)
+        wanted.add((rows.t() @ columns).float().view(-1), micro_batch, 8)
+    torch.testing.assert_close(found.buffer, wanted.buffer)
+    assert not found.buffer[:8].any()
 
 
 @pytest.mark.parametrize("kind", [ExactAccumulator, FastAccumulator])

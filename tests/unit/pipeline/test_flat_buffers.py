@@ -196,7 +196,7 @@ def total(gradients: Gradients, unit: int) -> torch.Tensor:
     if unit in gradients.buckets.units:
         place = gradients.buckets.of_unit(unit)
         found += gradients.sums[place.bucket].buffer[place.start : place.stop]
-    return gradients.to_float(found)
+    return gradients.to_float(found, torch.empty(len(found)))
 
 
 @given(st.lists(keys(), min_size=1, max_size=4), st.data())

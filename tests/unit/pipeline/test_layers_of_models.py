@@ -11,6 +11,7 @@ from elaswave.pipeline.layers import Layers
 from elaswave.pipeline.split import Deferred, backward, split_linears
 from elaswave.pipeline.whole import Whole
 from elaswave.rng import Streams
+from tests.support.gradients import Found
 
 SAMPLES = (3, 11, 8)
 SMALL = {"layers": 2, "width": 16, "heads": 2, "dropout": 0.2}
@@ -117,7 +118,9 @@ def _pipelined(layers, modules, inputs, targets):
         found |= {p: g for p, g in zip(parameters, gradients[len(movable) :], strict=True) if g is not None}
         gradient = gradients[0] if movable else None
     assert len(deferred) > 0
-    return found | deferred.compute()
+    later = Found()
+    deferred.compute(later)
+    return found | later
 
 
 def test_every_layer_is_refused_nowhere_and_built_equally(config):

@@ -1,5 +1,7 @@
 """What each member does, with its messages: both ends agree on every one, and nobody waits for ever."""
 
+from itertools import zip_longest
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -154,3 +156,15 @@ def test_tags_of_the_last_micro_batch_that_there_may_be_are_in_range():
     tags = [[op.tag for op in operations(tasks, order.ops[member], member) if op.peer >= 0] for member in range(2)]
     assert tags[0] == tags[1]
     assert all(tag + 1 <= TAG_MAX for tag in tags[0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(jobs())
+def test_nothing_is_done_at_once_while_another_member_waits(job: tuple[Config, View, Profile]):
+    config, view, profile = job
+    plan, parallel = make_plan(config, None, view, profile), config.parallelism
+    for mine in lists_of(plan, plan.tasks, parallel.schedule, profile.costs, parallel.virtual_stages):
+        for op, after in zip_longest(mine, mine[1:]):
+            follows = after is not None and after.kind is Kind.BACKWARD_WEIGHT and kept(after) == kept(op)
+            assert op.at_once == (op.kind is Kind.BACKWARD_INPUT and follows)
+            assert not (op.at_once and op.start)

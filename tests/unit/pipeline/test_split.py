@@ -7,6 +7,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from elaswave.pipeline.split import Deferred, backward, split_linears
+from tests.support.gradients import Found
 
 
 class Net(nn.Module):
@@ -37,7 +38,8 @@ def gradients(model: nn.Module, *, put_off: bool, autocast: bool) -> dict[str, t
     deferred = Deferred()
     first, *found = backward(loss, None, wanted, deferred)
     assert len(deferred) == 5
-    later = deferred.compute()
+    later = Found()
+    deferred.compute(later)
     assert len(deferred) == 0
     assert first is not None
     halves = {"input": first}
@@ -64,6 +66,24 @@ def test_later_is_the_same_as_at_once(model: Net, autocast: bool):
     for name in at_once.keys() - {"again.weight"}:  # its four parts add up in another order
         assert torch.equal(at_once[name], later[name]), name
         assert at_once[name].dtype == later[name].dtype == torch.float32
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_what_is_not_put_off_is_the_same(model: Net, autocast: bool):
+    split_linears(model)
+    later = gradients(model, put_off=True, autocast=autocast)
+    x = torch.randn(3, 7, 12, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    wanted, found = [p for p in model.parameters() if p.requires_grad], Found()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = model(x).float().square().sum()
+    deferred = Deferred(found)
+    for parameter, gradient in zip(wanted, backward(loss, None, wanted, deferred), strict=True):
+        if gradient is not None:
+            found[parameter] = gradient + found[parameter] if parameter in found else gradient
+    assert not len(deferred)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert torch.equal(found[parameter], later[name]), name
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -124,7 +144,8 @@ def test_a_weight_that_is_also_used_otherwise_has_both_parts():
     split_linears(model)
     deferred = Deferred()
     weight, bias = backward(model(tokens).square().sum(), None, list(model.parameters()), deferred)
-    later = deferred.compute()
+    later = Found()
+    deferred.compute(later)
     assert weight is not None, "as a table at once"
     assert bias is None
     torch.testing.assert_close(weight + later[model.table.weight], wanted[0])
@@ -140,4 +161,6 @@ def test_parameters_that_move_between_buffers_keep_their_gradients_apart(model: 
     backward(model(x).square().sum(), None, [p for p in model.parameters() if p.requires_grad], deferred)
     for parameter in model.parameters():
         parameter.data = torch.zeros_like(parameter)
-    assert torch.equal(deferred.compute()[model.first.weight], before["first.weight"])
+    later = Found()
+    deferred.compute(later)
+    assert torch.equal(later[model.first.weight], before["first.weight"])
