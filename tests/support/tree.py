@@ -27,6 +27,8 @@ PACKAGES = {
     "coordination": "AGREE: who is in, who has died, who decides; torchrun's plug-in",
     "planner": "DECIDE: who computes what (pure)",
     "models": "what is trained; knows nothing of us",
+    "optim": "optimizers that remember; they know nothing of us",
+    "continual": "learning one task after another: tasks, penalties, metrics; knows nothing of us",
 }
 
 
