@@ -91,7 +91,11 @@ def _squares(
         probabilities = logits(weights, x).softmax(-1)  # (batch, classes)
     if kind is Kind.EXACT:
         slopes = vmap(jacrev(log_probabilities), in_dims=(None, 0))(weights, x)  # each (batch, classes, shape)
-        return {name: torch.einsum("bc,bc...->...", probabilities, slope.square()) for name, slope in slopes.items()}
+        shares = probabilities.flatten()
+        return {
+            name: (shares @ slope.flatten(0, 1).flatten(1).square()).view_as(weights[name])
+            for name, slope in slopes.items()
+        }
     if kind is Kind.SAMPLED:
         y = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
     chosen = functional.one_hot(y, probabilities.shape[-1]).to(probabilities.dtype)
