@@ -1,0 +1,81 @@
+"""Known settings of the bench on streams of tasks: the best that were found on the seeds of tuning."""
+
+from collections.abc import Mapping
+
+from elaswave.bench.learning.contenders import (
+    ADAGRAD,
+    ADAM,
+    CLASSP_1,
+    CLASSP_2,
+    CLASSP_FREE,
+    EWC_ADAM,
+    EWC_BATCH,
+    EWC_ONLINE,
+    EWC_SEPARATE,
+    SGD,
+    Setting,
+)
+from elaswave.continual.fisher import Kind
+
+KNOWN: Mapping[str, Mapping[str, Setting]] = {
+    "two domains": {
+        SGD: Setting(optimizer="sgd", lr=0.026),
+        ADAM: Setting(optimizer="adam", lr=0.00032),
+        ADAGRAD: Setting(optimizer="adagrad", lr=0.00352),
+        CLASSP_1: Setting(optimizer="classp", lr=0.33, threshold=1e-07, eps=0.22, free_first=True),
+        CLASSP_FREE: Setting(optimizer="classp", lr=0.4, eps=0.41, free_first=True),
+        CLASSP_2: Setting(optimizer="classp", lr=0.0472, power=2.0, threshold=1.32e-05, eps=0.000794),
+        EWC_SEPARATE: Setting(optimizer="sgd", lr=0.215, strength=14.2),
+        EWC_ADAM: Setting(optimizer="adam", lr=0.0055, strength=23.0),
+        EWC_ONLINE: Setting(optimizer="sgd", lr=0.215, strength=14.2, online=True),
+        EWC_BATCH: Setting(optimizer="sgd", lr=0.135, strength=201.0, fisher=Kind.BATCH_MEAN),
+    },
+    "permuted digits": {
+        SGD: Setting(optimizer="sgd", lr=0.067),
+        ADAM: Setting(optimizer="adam", lr=0.0011),
+        ADAGRAD: Setting(optimizer="adagrad", lr=0.00352),
+        CLASSP_1: Setting(optimizer="classp", lr=0.324, threshold=1.57e-05, eps=1.86e-06, free_first=True),
+        CLASSP_FREE: Setting(optimizer="classp", lr=0.33, eps=0.22, free_first=True),
+        CLASSP_2: Setting(optimizer="classp", lr=0.0472, power=2.0, threshold=1.32e-05, eps=0.000794),
+        EWC_SEPARATE: Setting(optimizer="sgd", lr=0.25, strength=8.0),
+        EWC_ADAM: Setting(optimizer="adam", lr=0.0055, strength=23.0),
+        EWC_ONLINE: Setting(optimizer="sgd", lr=0.4, strength=4.4, online=True),
+        EWC_BATCH: Setting(optimizer="sgd", lr=0.135, strength=201.0, fisher=Kind.BATCH_MEAN),
+    },
+    "split digits": {
+        SGD: Setting(optimizer="sgd", lr=0.407),
+        ADAM: Setting(optimizer="adam", lr=0.00354),
+        ADAGRAD: Setting(optimizer="adagrad", lr=0.00352),
+        CLASSP_1: Setting(optimizer="classp", lr=0.324, threshold=1.57e-05, eps=1.86e-06, free_first=True),
+        CLASSP_FREE: Setting(optimizer="classp", lr=0.0594, eps=1.6e-06),
+        CLASSP_2: Setting(optimizer="classp", lr=0.0472, power=2.0, threshold=1.32e-05, eps=0.000794),
+        EWC_SEPARATE: Setting(optimizer="sgd", lr=0.222, strength=6.39),
+        EWC_ADAM: Setting(optimizer="adam", lr=0.00181, strength=7.53),
+        EWC_ONLINE: Setting(optimizer="sgd", lr=0.472, strength=19.8, online=True),
+        EWC_BATCH: Setting(optimizer="sgd", lr=0.135, strength=201.0, fisher=Kind.BATCH_MEAN),
+    },
+    "split digits, by domain": {
+        SGD: Setting(optimizer="sgd", lr=0.407),
+        ADAM: Setting(optimizer="adam", lr=0.00354),
+        ADAGRAD: Setting(optimizer="adagrad", lr=0.00352),
+        CLASSP_1: Setting(optimizer="classp", lr=0.324, threshold=1.57e-05, eps=1.86e-06, free_first=True),
+        CLASSP_FREE: Setting(optimizer="classp", lr=0.0594, eps=1.6e-06),
+        CLASSP_2: Setting(optimizer="classp", lr=0.0472, power=2.0, threshold=1.32e-05, eps=0.000794),
+        EWC_SEPARATE: Setting(optimizer="sgd", lr=0.222, strength=6.39),
+        EWC_ADAM: Setting(optimizer="adam", lr=0.00181, strength=7.53),
+        EWC_ONLINE: Setting(optimizer="sgd", lr=0.472, strength=19.8, online=True),
+        EWC_BATCH: Setting(optimizer="sgd", lr=0.135, strength=201.0, fisher=Kind.BATCH_MEAN),
+    },
+    "text": {
+        SGD: Setting(optimizer="sgd", lr=0.407),
+        ADAM: Setting(optimizer="adam", lr=0.00354),
+        ADAGRAD: Setting(optimizer="adagrad", lr=0.00352),
+        CLASSP_1: Setting(optimizer="classp", lr=0.324, threshold=1.57e-05, eps=1.86e-06, free_first=True),
+        CLASSP_FREE: Setting(optimizer="classp", lr=0.0594, eps=1.6e-06),
+        CLASSP_2: Setting(optimizer="classp", lr=0.0472, power=2.0, threshold=1.32e-05, eps=0.000794),
+        EWC_SEPARATE: Setting(optimizer="sgd", lr=0.222, strength=6.39),
+        EWC_ADAM: Setting(optimizer="adam", lr=0.00181, strength=7.53),
+        EWC_ONLINE: Setting(optimizer="sgd", lr=0.472, strength=19.8, online=True),
+        EWC_BATCH: Setting(optimizer="sgd", lr=0.135, strength=201.0, fisher=Kind.BATCH_MEAN),
+    },
+}
