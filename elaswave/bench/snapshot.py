@@ -22,7 +22,7 @@ STEPS_MAX = 1_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=4, help="worker processes of each job (default 4)")
-    parser.add_argument("--repetitions", type=int, default=25, help="blocks of every job, in turns (default 25)")
+    parser.add_argument("--repetitions", type=int, default=60, help="blocks of every job, in turns (default 60)")
     parser.add_argument("--steps", type=int, default=4, help="steps per block (default 4)")
     parser.add_argument("--config", metavar="FILE", help="what to train (default: a GPT of 4 layers of width 128)")
 

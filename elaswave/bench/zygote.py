@@ -48,7 +48,7 @@ class Zygote:
         )
         self._answers: queue.Queue[int] = queue.Queue()
         self.ended: queue.Queue[tuple[int, int]] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, name="elaswave-zygote", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="zygote", daemon=True)
         self._reader.start()
         self._answers.get(timeout=READY_TIMEOUT_S)
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "what happened in a run: recoveries, their phases, losses",
     "export": "the parameters of a checkpoint as one safetensors file",
     "plan": "what the job would do without some of its workers, as a picture",
+    "doctor": "what this machine lacks for a job, and how to mend it",
     "bench": "measure what the README claims",
 }
 

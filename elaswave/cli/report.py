@@ -61,6 +61,10 @@ def facts(report: Report) -> list[tuple[str, str]]:
         found.append(("", f"{accounts.unconfirmed_samples} of them only vouched for by the step's own vote"))
     if mttrs_s:
         found.append(("MTTR", f"{duration(median(mttrs_s))} median, {duration(max(mttrs_s))} worst of {len(mttrs_s)}"))
+    found.extend(
+        ("healed", f"step {one.step + 1}, in {duration(one.stall_s)}: {'; '.join(one.found) or one.cause}")
+        for one in report.healings
+    )
     if last is not None and last.digest is not None:
         found.append(("state digest", last.digest))
     if report.comparison is not None:

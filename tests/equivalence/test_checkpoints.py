@@ -60,22 +60,25 @@ def test_kills_between_writing_and_after_resuming(
 
 GRIDS = [(1, 4), (2, 4), (4, 4), (1, 1)]
 """Stages and workers."""
+STEPS = 4
+"""Of each grid; the state after the last is always written, however slow the disk is."""
+CONSTANT = ("--optimizer.lr=0.001", "--optimizer.min_lr=0.001")
+"""A learning rate that does not depend on how many steps a run has."""
 
 
 @pytest.mark.parametrize("harm", [False, True])
 def test_every_grid_goes_on_from_another(zygote: Zygote, tmp_path: Path, harm: bool):
     """A run is handed on from grid to grid, while workers die as checkpoints are written."""
-    steps, at, resume = 2 * len(GRIDS), 0, list[str]()
-    with MiniJob(zygote, tmp_path / "reference", workers=1, steps=steps) as job:
+    with MiniJob(zygote, tmp_path / "reference", overrides=CONSTANT, workers=1, steps=STEPS * len(GRIDS)) as job:
         reference = digests(job.wait())
-    for stages, workers in GRIDS:
+    resume = list[str]()
+    for at, (stages, workers) in zip(range(0, STEPS * len(GRIDS), STEPS), GRIDS, strict=True):
         folder = tmp_path / f"{stages}-stages-of-{workers}"
         kills = fault([1], "snapshot", at + 2) + fault([workers - 1], "gather", at + 3) if harm and workers > 1 else ""
-        overrides = [*EVERY, f"--parallelism.stages={stages}", *resume]
-        with MiniJob(zygote, folder, overrides=overrides, workers=workers, faults=kills, steps=steps) as job:
-            assert digests(job.wait()) == {step: digest for step, digest in reference.items() if step > at}
-        at = next(step for step in steps_in(folder) if step > at)  # the disk may be too slow for some
-        resume = [f"--checkpoint.resume={folder / folders.SUBFOLDER / f'step-{at:08d}'}"]
+        overrides = [*EVERY, *CONSTANT, f"--parallelism.stages={stages}", *resume]
+        with MiniJob(zygote, folder, overrides=overrides, workers=workers, faults=kills, steps=at + STEPS) as job:
+            assert digests(job.wait()) == {step: reference[step] for step in range(at + 1, at + STEPS + 1)}
+        resume = [f"--checkpoint.resume={folder / folders.SUBFOLDER / f'step-{at + STEPS:08d}'}"]
 
 
 @pytest.mark.parametrize(("stages", "workers"), [(2, 4), (4, 4), (2, 3)])
