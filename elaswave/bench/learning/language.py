@@ -120,7 +120,11 @@ def _model(scale: Scale) -> nn.Module:
         sequence_length=LENGTH,
         dropout=0.0,
     )
-    return nn.Sequential(*(spec.build() for spec in GPT(config).layers()))
+    model = nn.Sequential(*(spec.build() for spec in GPT(config).layers()))
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Embedding):
+            layer.reset_parameters()  # adapters train no embedding: tokens of the new source must differ from the start
+    return model
 
 
 def _held(adapters: Mapping[str, LowRank], fisher: Mapping[str, Tensor], strength: float) -> Callable[[], Tensor]:
