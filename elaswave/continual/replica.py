@@ -1,7 +1,8 @@
-"""What statistical physics predicts of a perceptron with binary weights that learns a task from a teacher.
+"""What statistical physics predicts of a perceptron with binary weights that learns from one teacher, then another.
 
-Paper: https://arxiv.org/abs/2212.02846 (replica-symmetric saddle point of its first task). It is solved here by
-quadrature and a damped iteration; derivatives are autograd's.
+Paper: https://arxiv.org/abs/2212.02846 (replica-symmetric saddle point of the first task; Franz-Parisi potential of the
+second, whose prior is a solution of the first). Solved here by quadrature and a damped iteration; derivatives are
+autograd's.
 """
 
 import math
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-HERMITE, LEGENDRE = 64, 240
+HERMITE, FEW_HERMITE, LEGENDRE = 64, 24, 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class Saddle:
         own: q*, mean square of a weight's mean.
         error: generalisation error of the signs.
         iterations: until it stood still.
+        conjugates: of overlap, teacher and own.
     """
 
     overlap: float
@@ -31,6 +33,15 @@ class Saddle:
     own: float
     error: float
     iterations: int
+    conjugates: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """Generalisation errors of the signs after the second task, on both teachers."""
+
+    first: float
+    second: float
 
 
 def first_task(
@@ -65,9 +76,91 @@ def first_task(
         order = _legal([old + damping * (new - old) for new, old in zip(proposed, order, strict=True)])
         if change < tolerance:
             overlap = _sign_overlap(conjugates, beta * divergence)
-            error = math.acos(max(-1.0, min(1.0, overlap))) / math.pi
-            return Saddle(overlap=order[0], teacher=order[1], own=order[2], error=error, iterations=iteration)
+            hats = tuple(float(value) for value in conjugates)
+            return Saddle(
+                overlap=order[0],
+                teacher=order[1],
+                own=order[2],
+                error=_angle(overlap),
+                iterations=iteration,
+                conjugates=(hats[0], hats[1], hats[2]),
+            )
     raise ValueError(f"alpha = {alpha}: no saddle after {iterations_max} iterations; start nearer, or damp more")
+
+
+def second_task(
+    first: Saddle,
+    alpha: float,
+    similarity: float,
+    *,
+    gamma: float = 1.0,
+    beta: float = 20.0,
+    damping: float = 0.4,
+    iterations_max: int = 400,
+    tolerance: float = 1e-6,
+) -> Errors:
+    """Solve for a second task, learned from where the first one, with its divergence, has ended.
+
+    Args:
+        first: of the first task, at the same beta and with divergence 1.
+        alpha: patterns per weight of the second task.
+        similarity: overlap of the two teachers, from -1 to 1.
+        gamma: weight of the divergence from the first task's solution.
+        beta: inverse temperature of the objective.
+        damping: share of each iteration's step that is made.
+        iterations_max: give up after so many.
+        tolerance: how still the order parameters must stand, summed.
+
+    Raises:
+        ValueError: it does not stand still in time.
+    """
+    local = _Second(first, similarity, beta, gamma)
+    order = (first.overlap, similarity * first.teacher, first.own)
+    for _ in range(iterations_max):
+        conjugates = _conjugates(order, alpha, beta)
+        proposed = local.orders(conjugates)
+        change = sum(abs(new - old) for new, old in zip(proposed, order, strict=True))
+        order = _legal([old + damping * (new - old) for new, old in zip(proposed, order, strict=True)], least=-1.0)
+        if change < tolerance:
+            return local.errors(conjugates)
+    raise ValueError(f"alpha = {alpha}: no saddle after {iterations_max} iterations; damp more")
+
+
+class _Second:
+    """One weight in the second task, over its mean in the first, a field, and whether the teachers agree in it."""
+
+    def __init__(self, first: Saddle, similarity: float, beta: float, gamma: float) -> None:
+        hats = tuple(torch.tensor(value, dtype=torch.float64) for value in first.conjugates)
+        at_first = torch.softmax(_exponents(hats, beta), 1)  # (z, m1)
+        self._log_w1 = (_LOG_WZ.exp()[:, None] * at_first).sum(0).clamp_min(1e-300).log()
+        up = (1 + _M) / 2 * torch.log((1 + _M) / (1 + _M[:, None]))
+        down = (1 - _M) / 2 * torch.log((1 - _M) / (1 - _M[:, None]))
+        self._held = -beta * gamma * (up + down)  # (m1, m)
+        self._agree = torch.tensor([1.0, -1.0], dtype=torch.float64)
+        share = (1 + self._agree * similarity) / 2
+        self._weights = (_LOG_WX.exp()[:, None, None] * self._log_w1.exp()[None, :, None]) * share  # (x, m1, agree)
+
+    def _exponents(self, conjugates: tuple[Tensor, ...]) -> Tensor:
+        """(x, m1, agree, m)"""
+        overlap, teacher, own = conjugates
+        field = torch.sqrt(overlap) * _X[:, None, None, None] + teacher * self._agree[None, None, :, None]
+        square = (own - overlap / 2) * _M.square() + _LOG_WM
+        return square + field * _M + self._held[None, :, None, :]
+
+    def orders(self, conjugates: tuple[Tensor, ...]) -> tuple[float, float, float]:
+        at = [value.clone().requires_grad_() for value in conjugates]
+        action = (self._weights * torch.logsumexp(self._exponents(tuple(at)), 3)).sum()
+        by_overlap, by_teacher, by_own = torch.autograd.grad(action, at)
+        return float(-2 * by_overlap), float(by_teacher), float(by_own)
+
+    def errors(self, conjugates: tuple[Tensor, ...]) -> Errors:
+        signs = (torch.softmax(self._exponents(conjugates), 3) * _M.sign()).sum(3)
+        on_first, on_second = (self._weights * signs).sum(), (self._weights * signs * self._agree).sum()
+        return Errors(first=_angle(float(on_first)), second=_angle(float(on_second)))
+
+
+def _angle(overlap: float) -> float:
+    return math.acos(max(-1.0, min(1.0, overlap))) / math.pi
 
 
 def _gauss(points: int) -> tuple[Tensor, Tensor]:
@@ -83,6 +176,7 @@ def _interval(points: int) -> tuple[Tensor, Tensor]:
 
 
 _Z, _LOG_WZ = _gauss(HERMITE)
+_X, _LOG_WX = _gauss(FEW_HERMITE)
 _M, _LOG_WM = _interval(LEGENDRE)
 _ENTROPY = -(1 + _M) / 2 * torch.log((1 + _M) / 2) - (1 - _M) / 2 * torch.log((1 - _M) / 2)
 
@@ -114,10 +208,11 @@ def _orders(conjugates: tuple[Tensor, ...], entropy: float) -> tuple[float, floa
     return float(-2 * by_overlap), float(by_teacher), float(by_own)
 
 
-def _legal(order: list[float]) -> tuple[float, float, float]:
+def _legal(order: list[float], least: float = 1e-6) -> tuple[float, float, float]:
     """Order parameters inside the region where roots are real."""
     overlap = min(max(order[0], 1e-6), 1 - 2e-6)
-    teacher = min(max(order[1], 1e-6), math.sqrt(overlap) - 1e-7)
+    bound = math.sqrt(overlap) - 1e-6
+    teacher = min(max(order[1], least, -bound), bound)
     return overlap, teacher, min(max(order[2], overlap + 1e-7), 1 - 1e-7)
 
 

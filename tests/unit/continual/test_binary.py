@@ -1,12 +1,13 @@
 """Binary weights: gradients against autograd, Gaussian sums against draws, and theory against training."""
 
+import functools
 import math
 
 import pytest
 import torch
 
 from elaswave.continual import binary
-from elaswave.continual.replica import first_task
+from elaswave.continual.replica import first_task, second_task
 
 
 def fields(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -77,21 +78,63 @@ def test_the_saddle_is_the_known_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("alpha", [1.0, 2.0])
-def test_training_comes_to_what_theory_predicts(alpha):
-    runs, width, generator = 8, 200, torch.Generator().manual_seed(3)
+@pytest.mark.parametrize(
+    ("similarity", "alpha", "first", "second"),
+    [(-0.5, 1.0, 0.357, 0.501), (0.0, 0.5, 0.252, 0.452), (0.0, 2.0, 0.384, 0.300), (0.5, 1.0, 0.233, 0.286)],
+)
+def test_the_second_tasks_saddle_is_the_known_one(similarity, alpha, first, second):
+    errors = second_task(first_task(2.0), alpha, similarity)
+    assert errors.first == pytest.approx(first, abs=1.5e-3)
+    assert errors.second == pytest.approx(second, abs=1.5e-3)
 
-    def signs(*shape: int) -> torch.Tensor:
-        return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
 
-    teacher, x = signs(runs, width), signs(runs, int(alpha * width), width)
+RUNS, WIDTH = 8, 200
+CELLS = [(-0.5, alpha) for alpha in (0.25, 0.5, 1.0, 2.0)]
+CELLS += [(similarity, alpha) for similarity in (0.0, 0.5) for alpha in (0.5, 1.0, 2.0)]
+
+
+def learn(field, prior, teacher, alpha, gamma, steps, generator):
+    """Fields after a task: all its patterns at each step, and gamma times the divergence from the prior."""
+    x = torch.randint(0, 2, (RUNS, int(alpha * WIDTH), WIDTH), generator=generator) * 2.0 - 1
     y = (torch.einsum("rmn,rn->rm", x, teacher) + 0.5).sign()
-    field = torch.nn.Parameter(torch.randn((runs, width), generator=generator))
-    optimizer = torch.optim.AdamW([field], lr=1e-2, weight_decay=5e-4)
-    prior = torch.zeros(runs, width)
-    for _ in range(2000):
+    field = torch.nn.Parameter(field.clone())
+    optimizer = torch.optim.AdamW([field], lr=1e-2, weight_decay=5e-4 if gamma else 0.0)
+    for _ in range(steps):
         optimizer.zero_grad()
-        (binary.perceptron_loss(field, x, y).sum() + binary.divergence(field, prior, 1.0)).backward()
+        loss = binary.perceptron_loss(field, x, y).sum()
+        if gamma:
+            loss = loss + gamma * binary.divergence(field, prior, 1.0)
+        loss.backward()
         optimizer.step()
-    error = float(binary.generalisation_error(field.detach(), teacher).mean())
-    assert error == pytest.approx(first_task(alpha).error, abs=0.04)
+    return field.detach()
+
+
+@functools.cache
+def first_learned():
+    """The teacher of a first task at two patterns per weight, and fields that have learned it."""
+    generator = torch.Generator().manual_seed(3)
+    teacher = torch.randint(0, 2, (RUNS, WIDTH), generator=generator) * 2.0 - 1
+    field = torch.randn((RUNS, WIDTH), generator=generator)
+    return teacher, learn(field, torch.zeros(RUNS, WIDTH), teacher, 2.0, 1.0, 2000, generator)
+
+
+@pytest.mark.slow
+def test_learning_one_task_comes_to_what_theory_predicts():
+    teacher, field = first_learned()
+    assert float(binary.generalisation_error(field, teacher).mean()) == pytest.approx(first_task(2.0).error, abs=0.04)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("similarity", "alpha"), CELLS)
+def test_learning_a_second_task_comes_to_what_theory_predicts_and_the_divergence_protects_the_first(similarity, alpha):
+    first, field = first_learned()
+    generator = torch.Generator().manual_seed(4)
+    kept = torch.rand((RUNS, WIDTH), generator=generator) < (1 + similarity) / 2
+    second = torch.where(kept, first, -first)
+    theory = second_task(first_task(2.0), alpha, similarity)
+    held, free = (learn(field, field, second, alpha, gamma, 3000, generator) for gamma in (1.0, 0.0))
+    of_first = [float(binary.generalisation_error(found, first).mean()) for found in (held, free)]
+    assert of_first[0] == pytest.approx(theory.first, abs=0.04)
+    assert float(binary.generalisation_error(held, second).mean()) == pytest.approx(theory.second, abs=0.04)
+    assert of_first[0] <= of_first[1] - 0.04
