@@ -17,7 +17,7 @@ from elaswave.config import Model
 from elaswave.continual.lora import LowRank, adapt, penalty
 from elaswave.models.gpt import GPT
 
-VOCABULARY, LENGTH = 256, 32
+ROWS, VOCABULARY, LENGTH = 256, 32, 32
 CHAIN_TOKENS, SHARPNESS = 20, 2.5
 ITEMS, KINDS, ASK, IS, FIRST_NUMBER, MOST = 10, 5, 20, 21, 22, 9
 TARGETS = ("attend", "project", "widen", "narrow")
@@ -113,14 +113,16 @@ def sequence_fisher(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def _model(scale: Scale) -> nn.Module:
     config = Model(
-        vocabulary=VOCABULARY,
+        vocabulary=ROWS,
         width=scale.width,
         layers=scale.layers,
         heads=scale.heads,
         sequence_length=LENGTH,
         dropout=0.0,
     )
-    model = nn.Sequential(*(spec.build() for spec in GPT(config).layers()))
+    layers = [spec.build() for spec in GPT(config).layers()]
+    layers[-1].logits = nn.Linear(scale.width, VOCABULARY)  # tokens that no source has would only be in the way
+    model = nn.Sequential(*layers)
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Embedding):
             layer.reset_parameters()  # adapters train no embedding: tokens of the new source must differ from the start

@@ -134,11 +134,13 @@ TINY = language.Scale(
 )
 
 
-def test_language_models_of_a_tiny_size():
+def test_language_models_of_a_tiny_size(monkeypatch):
+    monkeypatch.setattr(language, "EWC_STRENGTH", 1e5)  # at this size only very stiff springs show
     found = language.run(0, TINY)
     assert list(found) == ["base", "LoRA", "EWC-LoRA", "all weights"]
     assert found == language.run(0, TINY)
-    assert found["LoRA"]["old_perplexity"] > found["EWC-LoRA"]["old_perplexity"] > 1
+    moved = {name: abs(of["old_perplexity"] / found["base"]["old_perplexity"] - 1) for name, of in found.items()}
+    assert moved["EWC-LoRA"] < 0.3 * moved["LoRA"]
     targets = continual.language_targets([found])
     assert [target.goal for target in targets] == ["<= 2", "<= 0.2", ">= 0.8"]
 
