@@ -10,6 +10,7 @@ from typing import Any
 BENCHES = {
     "communicator": "repair after a loss, collectives, freeing the blocked; beside gloo",
     "consistency": "wounded runs against one worker, bit for bit; deviation of rival behaviours on the same faults",
+    "continual": "one task after another: what optimizers and elastic weights keep of earlier tasks, at what cost",
     "migration": "what it costs that a layer changes its stage: blocking or not, contiguous or interleaved ZeRO",
     "mttr": "from a SIGKILL to the survivors' next step; beside torchft and a torchrun restart",
     "overhead": "a healthy step beside those of DDP, ZeRO optimizers and a 1F1B pipeline that survive nothing",

@@ -12,6 +12,7 @@ PACKAGES = {
     "": "the front door: the loop, the settings, and the words that all parts share",
     "cli": "what a person types",
     "bench": "one file per claim of this page, all contenders in one run",
+    "bench/learning": "contenders that learn one task after another",
     "bench/rivals": "other trainers, doing the same work",
     "faults": "HURT: kill, freeze, flip bits, at an exact point or from outside",
     "runtime": "RECOVER: the one place where all parts meet",
@@ -29,6 +30,8 @@ PACKAGES = {
     "baselines": "other systems' decisions, with the planner's signature (pure)",
     "planner": "DECIDE: who computes what (pure)",
     "models": "what is trained; knows nothing of us",
+    "optim": "optimizers that remember; they know nothing of us",
+    "continual": "learning one task after another: tasks, penalties, metrics; knows nothing of us",
 }
 
 
