@@ -24,7 +24,7 @@ lint: .venv/.stamp-dev  ## check style, types and layers
 	@$(BIN)/lint-imports
 
 bench: .venv/.stamp-bench  ## measure what the README claims
-	@for name in mttr communicator snapshot migration consistency overhead planner throughput; do $(BIN)/elaswave bench $$name || exit; done
+	@for name in mttr communicator snapshot migration consistency overhead planner throughput continual; do $(BIN)/elaswave bench $$name || exit; done
 
 clean:  ## remove the environment and all caches; runs are kept
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
