@@ -72,6 +72,7 @@ class Mesh:
         self._broken: dict[str, float] = {}
         self._scratch = np.empty(0, np.uint8)
         self._interrupt = 0
+        self._ahead_since_s: float | None = None
         self._known: Mapping[str, object] = {}  # workers of this view; others may have dialled from a later one
         self._control: Callable[[], None] | None = None
         self._control_fd = -1
@@ -146,6 +147,7 @@ class Mesh:
         if self._graves:
             self._bury()
         self.epoch, links = epoch, self.links
+        self._ahead_since_s = None
         for peer in links.keys() - addresses.keys():
             if peer in self._known:
                 self._set_aside(links[peer])
@@ -234,8 +236,8 @@ class Mesh:
         while True:
             if self._interrupt > self.epoch:
                 raise PeerLost(self._interrupt)
-            if self.inbox.ahead > self.epoch and waited_s > LEFT_BEHIND_S:
-                raise PeerLost(self.inbox.ahead)  # it will never answer in this epoch
+            if self._left_behind():
+                raise PeerLost(self.inbox.ahead)
             if self._broken:
                 self._raise_if_broken(needs())
             if waited_s >= limit_s:
@@ -244,6 +246,19 @@ class Mesh:
             if done():
                 return
             waited_s = SYSTEM.monotonic() - start
+
+    def _left_behind(self) -> bool:
+        """Whether a member has been in a newer epoch for so long that it will not answer in this one.
+
+        A member that enters the next view at the end of a step is there a little before those which have not read yet
+        that the step has been committed.
+        """
+        if self.inbox.ahead <= self.epoch:
+            return False
+        now = SYSTEM.monotonic()
+        if self._ahead_since_s is None:
+            self._ahead_since_s = now
+        return now - self._ahead_since_s > LEFT_BEHIND_S
 
     def _raise_if_broken(self, peers: Iterable[str]) -> None:
         """A link is not opened again within an epoch; the time is for a view that knows better who is lost."""
