@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from elaswave.config import Config
 from elaswave.errors import ConfigError
+from elaswave.planner.graph import cut
 from elaswave.planner.holders import buckets
 from elaswave.planner.plan import Leg, Plan, Task
 from elaswave.planner.profile import Profile
@@ -58,6 +60,25 @@ def through(pipelines: Sequence[Pipeline], of_micro_batch: Sequence[int], num_la
     ]
     whole = ((0, num_layers),)
     return tuple(Task(micro_batch=i, legs=legs[pipeline], missing=whole) for i, pipeline in enumerate(of_micro_batch))
+
+
+def in_turns(
+    config: Config,
+    previous: View | None,
+    view: View,
+    profile: Profile,
+    replicas: Sequence[tuple[int, ...]],
+    reason: str,
+) -> Plan:
+    """A plan in which whole replicas, all cut alike, take the micro-batches in turns; everyone else idles.
+
+    Args:
+        replicas: members of each in order of stages; at least one.
+    """
+    bounds = cut(profile.costs, [1.0] * config.parallelism.stages)
+    turns = [i % len(replicas) for i in range(config.micro_batches)]
+    tasks = through([(members, bounds) for members in replicas], turns, profile.num_layers)
+    return assemble(previous, view, profile, list(zip(*replicas, strict=True)), replicas, tasks, reason)
 
 
 def without_virtual_stages(virtual_stages: int, system: str) -> None:

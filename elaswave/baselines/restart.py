@@ -5,10 +5,9 @@ Source: what `torchrun --max-restarts` with a checkpoint does, or a scheduler th
 Assumption in its favour: ranks are given out anew, so that only fewer workers than a whole replica are left over.
 """
 
-from elaswave.baselines.assemble import assemble, through, without_virtual_stages
+from elaswave.baselines.assemble import in_turns, without_virtual_stages
 from elaswave.config import Config
 from elaswave.errors import ConfigError
-from elaswave.planner.graph import cut
 from elaswave.planner.plan import Plan
 from elaswave.planner.profile import WHOLE, Profile
 from elaswave.topology import View
@@ -25,15 +24,5 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
     replicas = len(view.members) // depth
     if not replicas:
         raise ConfigError("parallelism.stages", depth, f"only {len(view.members)} workers are left: use fewer stages")
-    bounds = cut(profile.costs, [1.0] * depth)
     members = [tuple(range(first, first + depth)) for first in range(0, replicas * depth, depth)]
-    turns = [i % replicas for i in range(config.micro_batches)]
-    return assemble(
-        previous,
-        view,
-        profile,
-        list(zip(*members, strict=True)),
-        members,
-        through([(mine, bounds) for mine in members], turns, profile.num_layers),
-        f"restarted with {replicas} replicas",
-    )
+    return in_turns(config, previous, view, profile, members, f"restarted with {replicas} replicas")

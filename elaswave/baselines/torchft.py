@@ -6,10 +6,9 @@ Assumptions in its favour: the global batch is kept, as its users would have to 
 samples); the micro-batches of the dropped replicas are shared evenly over the others; no step is lost with the vote.
 """
 
-from elaswave.baselines.assemble import assemble, through, without_virtual_stages
+from elaswave.baselines.assemble import in_turns, without_virtual_stages
 from elaswave.config import Config
 from elaswave.errors import ConfigError
-from elaswave.planner.graph import cut
 from elaswave.planner.plan import Plan
 from elaswave.planner.profile import WHOLE, Profile
 from elaswave.topology import View
@@ -29,14 +28,4 @@ def make_plan(config: Config, previous: View | None, view: View, profile: Profil
     whole = [tuple(members) for members in replicas.values() if len(members) == depth]
     if not whole:
         raise ConfigError("parallelism.stages", depth, "no replica has all its stages: the job needs new workers")
-    bounds = cut(profile.costs, [1.0] * depth)
-    turns = [i % len(whole) for i in range(config.micro_batches)]
-    return assemble(
-        previous,
-        view,
-        profile,
-        list(zip(*whole, strict=True)),
-        whole,
-        through([(members, bounds) for members in whole], turns, profile.num_layers),
-        f"{len(whole)} whole replicas of {len(replicas)}",
-    )
+    return in_turns(config, previous, view, profile, whole, f"{len(whole)} whole replicas of {len(replicas)}")
